@@ -1,0 +1,168 @@
+"""Atomic files and the records of jobs: spec, record, DONE. Presence means done; what is damaged is named, never used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bll_sweeps.errors import StoreError
+from bll_sweeps.store.layout import Attempt, JobFiles
+
+# --- atomic files ---------------------------------------------------------------------------------------------------
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes names in `folder` durable: a rename is not on disk before its folder is."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; flushed and renamed onto it when the block ends well, removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Deterministic bytes: sorted keys, no NaN, a newline at the end."""
+    write_text(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """Raises StoreError for a file that is not whole JSON, FileNotFoundError for none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished job left: its result (plain data) and its outputs, whose digests were checked when asked for."""
+
+    job: JobFiles
+    attempt: Attempt
+    result: dict[str, Any]
+    outputs: dict[str, dict[str, Any]]  # relative file name -> {"bytes", "sha256"}
+
+    def output(self, name: str) -> Path:
+        """Path of the output file or folder `name`; StoreError if a file of it is missing or differs from its digest."""
+        files = [file for file in self.outputs if file == name or file.startswith(f"{name}/")]
+        if not files:
+            raise StoreError(f"{self.attempt.record} names no output {name!r} (it has {', '.join(sorted(self.outputs))})")
+        for file in files:
+            check_output(self.attempt.folder / file, self.outputs[file])
+        return self.attempt.folder / name
+
+    def provenance(self) -> dict[str, Any]:
+        """Times, host, code, versions and execution of the attempt that finished the job."""
+        return read_json(self.attempt.provenance)
+
+
+def check_output(path: Path, digest: dict[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing although its record names it; `bll retry` runs its job again") from None
+    if size != digest["bytes"] or file_sha256(path) != digest["sha256"]:
+        raise StoreError(f"{path} differs from the digest in its record; `bll retry` runs its job again")
+
+
+def write_record(attempt: Attempt, job_id: str, result: dict[str, Any], outputs: list[str]) -> None:
+    """Writes the attempt's record.json: the result, and digests of `outputs` (files, or folders taken whole).
+
+    The record holds nothing that differs between two runs of the job; times and hosts go to attempt.json.
+    """
+    digests: dict[str, dict[str, Any]] = {}
+    for name in outputs:
+        path = attempt.output(name)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                digests[file.relative_to(attempt.folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+    write_json(attempt.record, {"id": job_id, "result": result, "outputs": digests})
+
+
+def publish(job: JobFiles, attempt: Attempt) -> bool:
+    """Makes the attempt's record the job's: DONE -> attempt.<n>/record.json. The first wins; True if it is this one.
+
+    os.symlink is atomic and fails if DONE exists. A reply lost on NFS looks like EEXIST: then the link itself tells.
+    """
+    target = f"{attempt.folder.name}/{attempt.record.name}"
+    try:
+        job.done.symlink_to(target)
+    except FileExistsError:
+        return os.readlink(job.done) == target
+    fsync_folder(job.folder)
+    return True
+
+
+def is_done(job: JobFiles) -> bool:
+    """Whether DONE is there (one lstat; whether it can be used is `read_record`'s to say)."""
+    return job.done.is_symlink()
+
+
+def read_record(job: JobFiles) -> Record | None:
+    """The job's record, None if it is not done, StoreError if what DONE points to is damaged."""
+    try:
+        target = os.readlink(job.done)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{job.done} is not a link to a record ({error.strerror}); `bll retry` runs its job again") from None
+    attempt = Attempt(job.folder / Path(target).parent)
+    try:
+        data = read_json(attempt.record)
+    except FileNotFoundError:
+        raise StoreError(f"{attempt.record} is missing although {job.done} names it; `bll retry` runs its job again") from None
+    if not isinstance(data, dict) or data.get("id") != job.id or not {"result", "outputs"} <= data.keys():
+        raise StoreError(f"{attempt.record} is not the record of {job.id}; `bll retry` runs its job again")
+    return Record(job, attempt, data["result"], data["outputs"])
+
+
+def withdraw(job: JobFiles, reason: str) -> None:
+    """Takes DONE back so that the job runs again; attempts stay on disk. Used by retry and --rerun-stale."""
+    write_json(job.folder / f"withdrawn.{secrets.token_hex(4)}.json", {"was": os.readlink(job.done) if job.done.is_symlink() else None, "reason": reason})
+    job.done.unlink(missing_ok=True)
