@@ -35,3 +35,7 @@ def one_of(choices: Iterable[str], value: object) -> str:
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"is unknown{hint} (choose from {', '.join(choices)})"
+
+
+class JobsFailed(RuntimeError):
+    """A launch ended with failed jobs. The command line prints it and exits with 1."""

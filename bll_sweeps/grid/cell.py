@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
 from bll_sweeps.errors import ConfigError, one_of
@@ -30,6 +31,11 @@ KINDS = tuple(KIND_VERSION)  # in the order in which a cell runs them
 def label(**kwargs: Any) -> Any:
     """A dataclass field that is not part of a job's identity: a name, or the place where data lie."""
     return field(metadata={"identity": False}, **kwargs)
+
+
+def computed(**kwargs: Any) -> Any:
+    """A field that is found out (a digest, a definition looked up by name), never configured."""
+    return field(metadata={"computed": True}, **kwargs)
 
 
 def _check(ok: bool, key: str, value: object, needed: str) -> None:
@@ -119,9 +125,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _positive(self, "learning_rate", "eps", "batch_size", "clip_norm", "epochs")
-        _check(math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", self.weight_decay, "must be finite and >= 0")
+        _check(
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
+            "weight_decay",
+            self.weight_decay,
+            "must be finite and >= 0",
+        )
         _check(self.steps >= 0, "steps", self.steps, "must be >= 0 (0: from epochs)")
-        _check(len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "betas", list(self.betas), "must be two numbers in [0, 1)")
+        _check(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            "betas",
+            list(self.betas),
+            "must be two numbers in [0, 1)",
+        )
         _fraction(self, "warmup_fraction", "final_lr_fraction")
 
     def total_steps(self, rows: int) -> int:
@@ -155,8 +171,18 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         _positive(self, "hidden_size", "layers", "intermediate_size", "heads", "kv_heads", "max_positions")
-        _check(self.hidden_size % self.heads == 0, "hidden_size", self.hidden_size, f"must be a multiple of heads={self.heads}")
-        _check(self.heads % self.kv_heads == 0, "heads", self.heads, f"must be a multiple of kv_heads={self.kv_heads}")
+        _check(
+            self.hidden_size % self.heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"must be a multiple of heads={self.heads}",
+        )
+        _check(
+            self.heads % self.kv_heads == 0,
+            "heads",
+            self.heads,
+            f"must be a multiple of kv_heads={self.kv_heads}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +198,16 @@ class Pretraining:
     def __post_init__(self) -> None:
         for task, items in self.exposure.items():
             _check(items >= 0, f"exposure.{task}", items, "must be >= 0 items")
-        _check(sum(self.exposure.values()) > 0, "exposure", self.exposure, "must give at least one task more than 0 items")
+        _check(
+            sum(self.exposure.values()) > 0,
+            "exposure",
+            self.exposure,
+            "must give at least one task more than 0 items",
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """A task with 0 items is the same as one that is not named."""
+        return fields_identity(self) | {"exposure": {task: n for task, n in self.exposure.items() if n}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +217,9 @@ class Backbone:
     name: str = label()
     source: Literal["lab", "directory"]
     pretraining: Pretraining | None = None
-    tasks: dict[str, LabTask] = field(default_factory=dict)  # filled from the cell's lab.tasks
+    tasks: dict[str, LabTask] = computed(default_factory=dict)  # filled from the cell's lab.tasks
     path: str = label(default="")
-    digest: str = ""  # of the directory: file list, sizes, header digests
+    digest: str = computed(default="")  # of the directory: file list, sizes, header digests
 
     def __post_init__(self) -> None:
         if self.source == "lab":
@@ -194,6 +229,15 @@ class Backbone:
                 _check(task in self.tasks, "pretraining.exposure", task, one_of(self.tasks, task))
         else:
             _check(bool(self.path), "path", self.path, "must name a local model directory for source=directory")
+
+    @cached_property
+    def reference(self) -> str:
+        """What stands for the backbone in a job's content: its pretrain job, or the digest of what lies in its directory."""
+        return PretrainJob(backbone=self).id if self.source == "lab" else f"directory:{self.digest}"
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        return (self.reference,) if self.source == "lab" else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +265,7 @@ class Domain:
     name: str = label()
     source: Literal["lab", "jsonl"]
     task: str = ""  # source=lab: a key of lab.tasks
-    lab: LabTask | None = None  # filled from lab.tasks
+    lab: LabTask | None = computed(default=None)  # filled from lab.tasks
     rows: int = 0  # 0: all (source=jsonl)
     seed: int = 0
     noise: Noise = field(default_factory=Noise)
@@ -229,7 +273,7 @@ class Domain:
     response: str = "{answer}"
     max_length: int = 256
     path: str = label(default="")
-    digest: str = ""  # sha256 of the jsonl file
+    digest: str = computed(default="")  # sha256 of the jsonl file
 
     def __post_init__(self) -> None:
         _positive(self, "max_length")
@@ -241,6 +285,12 @@ class Domain:
         else:
             _check(bool(self.path), "path", self.path, "must name a jsonl file for source=jsonl")
 
+    def identity(self) -> dict[str, Any]:
+        """`lab` holds the task's definition, so the key under which lab.tasks names it does not count."""
+        out = fields_identity(self)
+        del out["task"]
+        return out | {"generator": lab_generator()} if self.source == "lab" else out
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -250,9 +300,19 @@ class Decoding:
     samples: int = 1
 
     def __post_init__(self) -> None:
-        _check(math.isfinite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "must be finite and >= 0")
+        _check(
+            math.isfinite(self.temperature) and self.temperature >= 0,
+            "temperature",
+            self.temperature,
+            "must be finite and >= 0",
+        )
         _positive(self, "samples")
-        _check(self.temperature > 0 or self.samples == 1, "samples", self.samples, "must be 1 at temperature=0 (greedy samples are identical)")
+        _check(
+            self.temperature > 0 or self.samples == 1,
+            "samples",
+            self.samples,
+            "must be 1 at temperature=0 (greedy samples are identical)",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +322,7 @@ class Benchmark:
     name: str = label()
     domain: str = label()  # the name of the domain it belongs to
     task: str
-    task_digest: str = ""  # of the task file and the code that it names
+    task_digest: str = computed(default="")  # of the task file and the code that it names
     questions: int = 0  # 0: all
     decodings: dict[str, Decoding]
     primary: str = label()  # the decoding that stands for the benchmark in figures
@@ -270,7 +330,7 @@ class Benchmark:
     grader: Literal["exact"] = "exact"
     seed: int = 0
     path: str = label(default="")  # a jsonl file with question and answer; empty: the lab task's held-out questions
-    digest: str = ""
+    digest: str = computed(default="")
 
     def __post_init__(self) -> None:
         _positive(self, "max_new_tokens")
@@ -290,19 +350,25 @@ class Benchmark:
 
 def fields_identity(value: Any) -> dict[str, Any]:
     """The identity fields of a dataclass value, as plain data."""
-    return {f.name: identity(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("identity", True)}
+    return {
+        f.name: identity(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("identity", True)
+    }
 
 
 def identity(value: Any) -> Any:
-    """Plain JSON data of everything in `value` that changes a result."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = getattr(value, "identity", None)
-        return own() if own else fields_identity(value)
+    """Plain JSON data of everything in `value` that changes a result. Remembered with a frozen value: read only."""
+    if isinstance(value, (str, int, float)) or value is None:
+        return value
     if isinstance(value, dict):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [identity(item) for item in value]
-    return value
+    known = value.__dict__.get("_identity")
+    if known is None:
+        own = getattr(value, "identity", None)
+        known = own() if own else fields_identity(value)
+        object.__setattr__(value, "_identity", known)  # thousands of cells share few values
+    return known
 
 
 def canonical_json(value: Any) -> str:
@@ -318,23 +384,10 @@ class _Identified:
     def content(self) -> dict[str, Any]:
         raise TypeError(f"{type(self).__name__} has no content()")
 
-    @property
+    @cached_property
     def id(self) -> str:
-        cached = self.__dict__.get("_id")
-        if cached is None:
-            text = canonical_json({"kind": self.kind, "version": KIND_VERSION[self.kind], **self.content()})
-            cached = f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-            object.__setattr__(self, "_id", cached)  # the value is frozen; only the digest is remembered
-        return cached
-
-
-def _backbone_content(backbone: Backbone) -> str:
-    """A lab backbone is its pretrain job; a directory is the digest of what lies in it."""
-    return PretrainJob(backbone=backbone).id if backbone.source == "lab" else f"directory:{backbone.digest}"
-
-
-def _backbone_parents(backbone: Backbone) -> tuple[str, ...]:
-    return (PretrainJob(backbone=backbone).id,) if backbone.source == "lab" else ()
+        text = canonical_json({"kind": self.kind, "version": KIND_VERSION[self.kind], **self.content()})
+        return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,10 +399,11 @@ class PretrainJob(_Identified):
 
     def content(self) -> dict[str, Any]:
         assert self.backbone.pretraining is not None
-        out = {"pretraining": identity(self.backbone.pretraining), "tasks": identity(self.backbone.tasks), "generator": lab_generator()}
-        # A task with 0 items is the same as one that is not named.
-        out["pretraining"]["exposure"] = {task: n for task, n in out["pretraining"]["exposure"].items() if n}
-        return out
+        return {
+            "pretraining": identity(self.backbone.pretraining),
+            "tasks": identity(self.backbone.tasks),
+            "generator": lab_generator(),
+        }
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -365,11 +419,11 @@ class PriorJob(_Identified):
     domain: Domain
 
     def content(self) -> dict[str, Any]:
-        return {"backbone": _backbone_content(self.backbone), "domain": _domain_content(self.domain)}
+        return {"backbone": self.backbone.reference, "domain": identity(self.domain)}
 
     @property
     def parents(self) -> tuple[str, ...]:
-        return _backbone_parents(self.backbone)
+        return self.backbone.parents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,15 +440,15 @@ class TrainJob(_Identified):
     def content(self) -> dict[str, Any]:
         return {
             "objective": identity(self.objective),
-            "backbone": _backbone_content(self.backbone),
-            "domain": _domain_content(self.domain),
+            "backbone": self.backbone.reference,
+            "domain": identity(self.domain),
             "recipe": identity(self.recipe),
             "seed": self.seed,
         }
 
     @property
     def parents(self) -> tuple[str, ...]:
-        return _backbone_parents(self.backbone)
+        return self.backbone.parents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,7 +463,7 @@ class EvaluateJob(_Identified):
 
     def content(self) -> dict[str, Any]:
         out = {
-            "checkpoint": self.train.id if self.train else _backbone_content(self.backbone),
+            "checkpoint": self.train.id if self.train else self.backbone.reference,
             "benchmark": identity(self.benchmark),
             "prompt": self.domain.prompt,
         }
@@ -419,37 +473,29 @@ class EvaluateJob(_Identified):
 
     @property
     def parents(self) -> tuple[str, ...]:
-        return (self.train.id,) if self.train else _backbone_parents(self.backbone)
+        return (self.train.id,) if self.train else self.backbone.parents
 
     @property
     def checkpoint_id(self) -> str:
         """What is loaded: evaluations that share it can share one model load."""
-        return self.train.id if self.train else _backbone_content(self.backbone)
+        return self.train.id if self.train else self.backbone.reference
 
 
 Job = PretrainJob | PriorJob | TrainJob | EvaluateJob
-JOB_TYPES: dict[str, type] = {"pretrain": PretrainJob, "prior": PriorJob, "train": TrainJob, "evaluate": EvaluateJob}
+JOB_TYPES: dict[str, type] = {
+    "pretrain": PretrainJob,
+    "prior": PriorJob,
+    "train": TrainJob,
+    "evaluate": EvaluateJob,
+}
 
 
-def _domain_content(domain: Domain) -> dict[str, Any]:
-    out = fields_identity(domain)
-    if domain.source == "lab":
-        out["generator"] = lab_generator()
-    del out["task"]  # the key under which lab.tasks names it; the definition itself is in `lab`
-    return out
-
-
+@cache
 def lab_generator() -> str:
     """The package and version that generates lab items: another version may generate others."""
     from importlib.metadata import version
 
-    global _LAB_GENERATOR
-    if _LAB_GENERATOR is None:
-        _LAB_GENERATOR = f"reasoning-gym {version('reasoning-gym')}"
-    return _LAB_GENERATOR
-
-
-_LAB_GENERATOR: str | None = None
+    return f"reasoning-gym {version('reasoning-gym')}"
 
 
 # --- the cell -------------------------------------------------------------------------------------------------------
@@ -475,21 +521,27 @@ class Cell:
             f"is not the cell's domain={self.domain.name!r}: a benchmark belongs to one domain",
         )
 
-    @property
+    @cached_property
     def pretrain(self) -> PretrainJob | None:
         return PretrainJob(backbone=self.backbone) if self.backbone.source == "lab" else None
 
-    @property
+    @cached_property
     def prior(self) -> PriorJob:
         return PriorJob(backbone=self.backbone, domain=self.domain)
 
-    @property
+    @cached_property
     def train(self) -> TrainJob | None:
         if self.objective.is_base:
             return None
-        return TrainJob(objective=self.objective, backbone=self.backbone, domain=self.domain, recipe=self.recipe, seed=self.seed)
+        return TrainJob(
+            objective=self.objective,
+            backbone=self.backbone,
+            domain=self.domain,
+            recipe=self.recipe,
+            seed=self.seed,
+        )
 
-    @property
+    @cached_property
     def evaluate(self) -> EvaluateJob:
         return EvaluateJob(backbone=self.backbone, domain=self.domain, benchmark=self.benchmark, train=self.train)
 

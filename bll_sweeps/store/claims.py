@@ -32,7 +32,7 @@ def _boot_id() -> str:
         return ""
 
 
-def _start_ticks(pid: int) -> str:
+def process_start(pid: int) -> str:
     """When the process started, in clock ticks since boot: tells a process from a later one with its pid. '' if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -48,7 +48,7 @@ def owner() -> dict[str, Any]:
         "host": socket.gethostname(),
         "boot": _boot_id(),
         "pid": pid,
-        "start": _start_ticks(pid),
+        "start": process_start(pid),
         "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
         "slurm_restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),
     }
@@ -118,9 +118,13 @@ def is_live(path: Path) -> bool:
         return False
     who = _owner_of(path)
     if who.get("host") == socket.gethostname() and who.get("boot") and who["boot"] == _boot_id():
-        return _start_ticks(who["pid"]) == who["start"]
+        return process_start(who["pid"]) == who["start"]
     job_id = os.environ.get("SLURM_JOB_ID", "")
-    if job_id and who.get("slurm_job") == job_id and who.get("slurm_restarts", 0) < int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0):
+    if (
+        job_id
+        and who.get("slurm_job") == job_id
+        and who.get("slurm_restarts", 0) < int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0)
+    ):
         return False  # an earlier run of this very SLURM job
     return _server_now(path.parent) - path.stat().st_mtime < STALE_AFTER_S
 

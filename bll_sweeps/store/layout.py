@@ -1,17 +1,17 @@
 """Every path of a run root. Nobody else joins strings.
 
-    <root>/
-      jobs/<id>/spec.json             what to run, frozen (written before a job can be claimed)
-               DONE -> attempt.<n>/record.json     a link, made last: presence means done
-               claims/claim.<n>       who runs it; the highest n rules (claims.py)
-               attempt.<n>/           one try: log.txt attempt.json progress.json failure.json
-                           record.json and outputs (model/, metrics.jsonl, scores.jsonl ...)
-                           checkpoints/step-<k>/, journal.jsonl: what the next attempt goes on from
-      sweeps/<name>/launch.<n>.json   a manifest per launch: cells and their jobs
-                    launch.<n>.specs.jsonl.gz      the specs again, to restore a damaged one
-      workers/<stamp>/                submitit's folders and the workers' logs
-      cache/                          what can be made again
-      reports/<sweep>/                figures, tables, report.html
+<root>/
+  jobs/<id>/spec.json             what to run, frozen (written before a job can be claimed)
+           DONE -> attempt.<n>/record.json     a link, made last: presence means done
+           claims/claim.<n>       who runs it; the highest n rules (claims.py)
+           attempt.<n>/           one try: log.txt attempt.json progress.json failure.json
+                       record.json and outputs (model/, metrics.jsonl, scores.jsonl ...)
+                       checkpoints/step-<k>/, journal.jsonl: what the next attempt goes on from
+  sweeps/<name>/launch.<n>.json   a manifest per launch: cells and their jobs
+                launch.<n>.specs.jsonl.gz      the specs again, to restore a damaged one
+  workers/<stamp>/                submitit's folders and the workers' logs
+  cache/                          what can be made again
+  reports/<sweep>/                figures, tables, report.html
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +58,20 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows))
 
 
+def write_jsonl_gz(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Compressed, without a time stamp: the same rows give the same bytes."""
+    text = "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def read_jsonl_gz(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    except (EOFError, gzip.BadGzipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
+
+
 def read_json(path: Path) -> Any:
     """Raises StoreError for a file that is not whole JSON, FileNotFoundError for none."""
     try:
@@ -92,7 +108,9 @@ class Record:
         """Path of the output file or folder `name`; StoreError if a file of it is missing or differs from its digest."""
         files = [file for file in self.outputs if file == name or file.startswith(f"{name}/")]
         if not files:
-            raise StoreError(f"{self.attempt.record} names no output {name!r} (it has {', '.join(sorted(self.outputs))})")
+            raise StoreError(
+                f"{self.attempt.record} names no output {name!r} (it has {', '.join(sorted(self.outputs))})"
+            )
         for file in files:
             check_output(self.attempt.folder / file, self.outputs[file])
         return self.attempt.folder / name
@@ -121,7 +139,10 @@ def write_record(attempt: Attempt, job_id: str, result: dict[str, Any], outputs:
         path = attempt.output(name)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                digests[file.relative_to(attempt.folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+                digests[file.relative_to(attempt.folder).as_posix()] = {
+                    "bytes": file.stat().st_size,
+                    "sha256": file_sha256(file),
+                }
     write_json(attempt.record, {"id": job_id, "result": result, "outputs": digests})
 
 
@@ -151,12 +172,16 @@ def read_record(job: JobFiles) -> Record | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"{job.done} is not a link to a record ({error.strerror}); `bll retry` runs its job again") from None
+        raise StoreError(
+            f"{job.done} is not a link to a record ({error.strerror}); `bll retry` runs its job again"
+        ) from None
     attempt = Attempt(job.folder / Path(target).parent)
     try:
         data = read_json(attempt.record)
     except FileNotFoundError:
-        raise StoreError(f"{attempt.record} is missing although {job.done} names it; `bll retry` runs its job again") from None
+        raise StoreError(
+            f"{attempt.record} is missing although {job.done} names it; `bll retry` runs its job again"
+        ) from None
     if not isinstance(data, dict) or data.get("id") != job.id or not {"result", "outputs"} <= data.keys():
         raise StoreError(f"{attempt.record} is not the record of {job.id}; `bll retry` runs its job again")
     return Record(job, attempt, data["result"], data["outputs"])
@@ -164,5 +189,8 @@ def read_record(job: JobFiles) -> Record | None:
 
 def withdraw(job: JobFiles, reason: str) -> None:
     """Takes DONE back so that the job runs again; attempts stay on disk. Used by retry and --rerun-stale."""
-    write_json(job.folder / f"withdrawn.{secrets.token_hex(4)}.json", {"was": os.readlink(job.done) if job.done.is_symlink() else None, "reason": reason})
+    write_json(
+        job.folder / f"withdrawn.{secrets.token_hex(4)}.json",
+        {"was": os.readlink(job.done) if job.done.is_symlink() else None, "reason": reason},
+    )
     job.done.unlink(missing_ok=True)

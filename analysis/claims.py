@@ -1,0 +1,171 @@
+"""Recomputes the lab's two claims from the records, point by point, and reads them honestly.
+
+Strong end: where prior strength is above .98, p and the thresholded NLL (logp_above) gain over NLL.
+Weak end: on tasks never seen in pretraining, NLL gains over p.
+
+Each is judged on answers sampled at T=1 ('sampled'): a point counts if its paired 95 % interval lies above zero. The
+greedy columns beside them say whether the effect is one of sampling only. A claim holds if every one of its points
+counts; it is not decided where a point is missing, or where there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.continuum import REFERENCE, Prior, gains
+from analysis.table import POINT, Results
+from analysis.tables import number, text_table, with_interval
+
+STRONG_ABOVE = 0.98
+STRONG_OBJECTIVES = ("p", "logp_above")
+WEAK_OBJECTIVE = "p"
+JUDGED, BESIDE = "sampled", "greedy"
+_COLUMNS = ("gain", "gain_low", "gain_high", "n")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim and its points.
+
+    rows: point, variant, comparison, prior (with interval), exposure, gain (with interval) and n as judged, and the same
+    for greedy with the prefix `greedy_`. `counts` is true where the judged interval lies above zero.
+    """
+
+    name: str
+    statement: str
+    rows: pd.DataFrame
+
+    @property
+    def verdict(self) -> str:
+        """'holds', 'does not hold', or 'not decided' with the reason."""
+        known = self.rows[self.rows["n"] > 0]
+        if not known["counts"].all():
+            return "does not hold"
+        if len(self.rows) == 0:
+            return "not decided (the sweep has no such point)"
+        lacking = len(self.rows) - len(known)
+        return f"not decided ({lacking} of {len(self.rows)} comparisons missing)" if lacking else "holds"
+
+    def count(self, prefix: str = "") -> tuple[int, int]:
+        """(comparisons whose interval lies above zero, comparisons with data), judged or `greedy_`."""
+        known = self.rows[self.rows[f"{prefix}n"] > 0]
+        return int((known[f"{prefix}gain_low"] > 0).sum()), len(known)
+
+    @property
+    def reading(self) -> str:
+        """One sentence: how many count, and what greedy decoding says."""
+        above, known = self.count()
+        greedy_above, greedy_known = self.count("greedy_")
+        text = f"{above} of {known} comparisons have an interval above zero at T=1"
+        if greedy_known:
+            text += f"; greedily {greedy_above} of {greedy_known}"
+        if above and greedy_known and greedy_above < above / 2:
+            text += ": mostly an effect of sampling at T=1"
+        return text
+
+
+def check(results: Results, prior: Prior = "clean") -> list[Claim]:
+    """The two claims with all their points, strongest prior first."""
+    return judge(gains(results, prior))
+
+
+def judge(table: pd.DataFrame) -> list[Claim]:
+    """The claims from a table of `continuum.gains`."""
+    wide = _wide(table)
+    strong = wide[(wide["prior"] > STRONG_ABOVE) & wide["objective"].isin(STRONG_OBJECTIVES)]
+    weak = wide[(wide["exposure"] == 0) & (wide["objective"] == WEAK_OBJECTIVE)]
+    strong = strong.assign(comparison=strong["objective"] + f" - {REFERENCE}")
+    weak = _mirrored(weak).assign(comparison=f"{REFERENCE} - {WEAK_OBJECTIVE}")
+    names = " and ".join(STRONG_OBJECTIVES)
+    return [
+        Claim(
+            "strong end",
+            f"where prior strength > {number(STRONG_ABOVE, 2)}, {names} gain over {REFERENCE} (T=1)",
+            _judged(strong),
+        ),
+        Claim(
+            "weak end",
+            f"on tasks never seen in pretraining, {REFERENCE} gains over {WEAK_OBJECTIVE} (T=1)",
+            _judged(weak),
+        ),
+    ]
+
+
+def _wide(table: pd.DataFrame) -> pd.DataFrame:
+    """The judged decoding's rows, with the greedy ones beside them."""
+    keys = [*POINT, "objective"]
+    keep = [*keys, "point", "exposure", "prior", "prior_low", "prior_high", "decoding", "samples", *_COLUMNS]
+    table = table.reindex(columns=keep)
+    judged = table[table["decoding"] == JUDGED]
+    beside = table.loc[table["decoding"] == BESIDE, [*keys, *_COLUMNS]]
+    wide = judged.merge(beside.rename(columns={c: f"greedy_{c}" for c in _COLUMNS}), on=keys, how="left")
+    return wide.assign(greedy_n=wide["greedy_n"].fillna(0).astype(int))
+
+
+def _mirrored(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same comparisons the other way round."""
+    signs: dict[str, pd.Series] = {}
+    for stem in ("gain", "greedy_gain"):
+        signs |= {
+            stem: -rows[stem],
+            f"{stem}_low": -rows[f"{stem}_high"],
+            f"{stem}_high": -rows[f"{stem}_low"],
+        }
+    return rows.assign(**signs)
+
+
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(counts=rows["gain_low"] > 0).reset_index(drop=True)
+
+
+def claims_text(claims: list[Claim]) -> str:
+    """The claims with every number, for the terminal."""
+    parts = []
+    for claim in claims:
+        heads, rows = claim_rows(claim)
+        parts.append(f"claim ({claim.name}): {claim.statement}")
+        if rows:
+            parts.append(text_table(heads, rows))
+        parts.append(f"verdict: {claim.verdict} - {claim.reading}\n")
+    return "\n".join(parts)
+
+
+def claim_rows(claim: Claim) -> tuple[list[str], list[list[str]]]:
+    """Heads and text rows of the claim's table."""
+    heads = [
+        "point",
+        "comparison",
+        "prior [95 %]",
+        "exposure",
+        "T=1 [95 %]",
+        "n",
+        "> 0",
+        "greedy [95 %]",
+        "n",
+        "> 0",
+    ]
+    records = claim.rows.to_dict("records")
+    rows = [_line(row) for row in records]
+    if claim.rows["variant"].any():
+        heads.insert(1, "variant")
+        rows = [[line[0], str(row["variant"]), *line[1:]] for line, row in zip(rows, records, strict=True)]
+    return heads, rows
+
+
+def _line(row: dict[Any, Any]) -> list[str]:
+    cells = [
+        str(row["point"]),
+        row["comparison"],
+        with_interval(row["prior"], row["prior_low"], row["prior_high"], 4),
+    ]
+    cells.append("?" if math.isnan(row["exposure"]) else f"{row['exposure']:.0f}")
+    for prefix in ("", "greedy_"):
+        known = row[f"{prefix}n"] > 0
+        gain = with_interval(row[f"{prefix}gain"], row[f"{prefix}gain_low"], row[f"{prefix}gain_high"])
+        verdict = ("yes" if row[f"{prefix}gain_low"] > 0 else "no") if known else "missing"
+        cells += [gain if known else "-", str(row[f"{prefix}n"]), verdict]
+    return cells

@@ -1,0 +1,179 @@
+"""Reads specs, records and outputs of jobs for the tables. What is damaged becomes a named problem and is not used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from bll_sweeps.errors import StoreError
+from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.records import Record, is_done, read_json, read_record
+
+T = TypeVar("T")
+# The record holds the same mean as its rows; a greater difference means that one of them is not what was written.
+SCORE_TOLERANCE = 1e-6
+PRIOR_TOLERANCE = 1e-3
+
+
+class Reader:
+    """One store, read once: every answer is remembered, every problem is told once."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self.problems: list[str] = []
+        self._known: dict[tuple[str, str], Any] = {}
+
+    def once(self, what: str, job_id: str, read: Callable[[], T | None]) -> T | None:
+        """`read()`, called once per job; None and a named problem if what it reads is damaged."""
+        key = (what, job_id)
+        if key not in self._known:
+            try:
+                self._known[key] = read()
+            except StoreError as error:
+                self._problem(key, str(error))
+            except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+                self._problem(key, f"{what} of {job_id} cannot be read ({type(error).__name__}: {error})")
+        return self._known[key]
+
+    def _problem(self, key: tuple[str, str], text: str) -> None:
+        self._known[key] = None
+        if text not in self.problems:
+            self.problems.append(text)
+
+    def spec(self, job_id: str) -> dict[str, Any] | None:
+        """The job's frozen spec.json, None if there is none."""
+
+        def read() -> dict[str, Any] | None:
+            path = self.layout.job(job_id).spec
+            if not path.exists():
+                return None
+            data = read_json(path)
+            if data["id"] != job_id or not isinstance(data["job"], dict):
+                raise StoreError(f"{path} is not the spec of {job_id}; `bll retry` runs its job again")
+            return data
+
+        return self.once("spec.json", job_id, read)
+
+    def record(self, job_id: str) -> Record | None:
+        """The job's record, None if it is not done or damaged."""
+        return self.once("record", job_id, lambda: read_record(self.layout.job(job_id)))
+
+    def scores(self, job_id: str) -> dict[str, pd.DataFrame] | None:
+        """Per decoding: a table indexed by question with `score` (mean over samples) and `samples`."""
+
+        def read() -> dict[str, pd.DataFrame] | None:
+            record = self.record(job_id)
+            if record is None:
+                return None
+            path = record.output(f"scores.{record.result['grader']}.jsonl")
+            return _scores(path, _rows(path), record.result["metrics"])
+
+        return self.once("scores", job_id, read)
+
+    def sequences(self, job_id: str) -> pd.DataFrame | None:
+        """Prior job: one row per training sequence (row, tokens, sum_p, clean_tokens, clean_sum_p, noisy)."""
+
+        def read() -> pd.DataFrame | None:
+            record = self.record(job_id)
+            if record is None:
+                return None
+            path = record.output("sequences.jsonl")
+            table = pd.DataFrame(_rows(path))
+            for which, sums, tokens in PRIORS:
+                mean = float(table[sums].sum()) / float(table[tokens].sum())
+                told = record.result[which]["mean_p"]
+                if not abs(mean - told) <= PRIOR_TOLERANCE:
+                    raise StoreError(
+                        f"{path} has mean p {mean:.4f} ({which}), its record {told}; `bll retry` runs its job again"
+                    )
+            return table
+
+        return self.once("sequences", job_id, read)
+
+    def metrics(self, job_id: str) -> pd.DataFrame | None:
+        """Train or pretrain job: the training curve; the value of the loss is in `loss`."""
+
+        def read() -> pd.DataFrame | None:
+            record = self.record(job_id)
+            if record is None:
+                return None
+            # `objective` names the objective everywhere else in the tables.
+            return pd.DataFrame(_rows(record.output("metrics.jsonl"))).rename(columns={"objective": "loss"})
+
+        return self.once("metrics", job_id, read)
+
+    def provenance(self, job_id: str) -> dict[str, Any] | None:
+        """attempt.json of the attempt that finished the job."""
+
+        def read() -> dict[str, Any] | None:
+            record = self.record(job_id)
+            return None if record is None else dict(record.provenance())
+
+        return self.once("provenance", job_id, read)
+
+    def not_done(self, job_id: str) -> str:
+        """Why a job has no usable record, in a few words; '' if it has one."""
+        job = self.layout.job(job_id)
+        if is_done(job):
+            return "" if self.record(job_id) is not None else f"{job_id} has a damaged record"
+        attempts = job.attempts()
+        failures = [attempt.failure for attempt in attempts if attempt.failure.exists()]
+        if failures and failures[-1].parent == attempts[-1].folder:
+            return f"{job_id} failed{_failure(failures[-1])}"
+        return f"{job_id} is not done" + (" (it was started)" if attempts else "")
+
+
+PRIORS = (("clean", "clean_sum_p", "clean_tokens"), ("as_trained", "sum_p", "tokens"))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    # One call for the whole file: three times faster than a call a line, and its digest has been checked.
+    return list(json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]"))
+
+
+def _failure(path: Path) -> str:
+    try:
+        data = read_json(path)
+    except (StoreError, OSError):
+        return ""
+    text = (
+        next((str(data[key]) for key in ("error", "message", "reason") if data.get(key)), "")
+        if isinstance(data, dict)
+        else ""
+    )
+    return f": {text.splitlines()[0][:200]}" if text else ""
+
+
+def _scores(
+    path: Path, rows: list[dict[str, Any]], told: dict[str, dict[str, Any]]
+) -> dict[str, pd.DataFrame]:
+    out: dict[str, pd.DataFrame] = {}
+    for decoding, metrics in told.items():
+        values = [[float(score) for score in row[decoding]] for row in rows]
+        if not values or not all(values):
+            raise StoreError(
+                f"{path} has a question without scores ({decoding}); `bll retry` runs its job again"
+            )
+        table = pd.DataFrame(
+            {"score": [math.fsum(v) / len(v) for v in values], "samples": [len(v) for v in values]},
+            index=pd.Index([str(row["question"]) for row in rows], name="question"),
+        )
+        if not table.index.is_unique:
+            raise StoreError(f"{path} has a question twice; `bll retry` runs its job again")
+        if not table["score"].between(0, 1).all():
+            raise StoreError(
+                f"{path} has a score outside [0, 1] ({decoding}); `bll regrade` grades its generations again"
+            )
+        mean = float(table["score"].mean())
+        if not abs(mean - metrics["mean"]) <= SCORE_TOLERANCE or len(table) != metrics["questions"]:
+            raise StoreError(
+                f"{path} has {len(table)} questions with mean {mean:.6f} ({decoding}), its record "
+                f"{metrics['questions']} with {metrics['mean']}; `bll retry` runs its job again"
+            )
+        out[decoding] = table
+    return out

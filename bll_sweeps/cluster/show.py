@@ -1,0 +1,97 @@
+"""One job or cell in full, and its log: `bll show`, `bll logs`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from bll_sweeps.cluster.status import damage, failure, find_job, job_state, last_sweep, read_manifest
+from bll_sweeps.errors import StoreError, UsageError
+from bll_sweeps.grid.spec import read_spec
+from bll_sweeps.store.claims import live_claim
+from bll_sweeps.store.layout import JobFiles, Layout
+from bll_sweeps.store.records import read_record
+
+
+def show(layout: Layout, text: str) -> str:
+    """What is known of the job or, for `objective,backbone,benchmark`, of the jobs of that cell of the last sweep."""
+    if "," in text:
+        return "\n\n".join(_job(layout.job(job_id)) for job_id in _cell_jobs(layout, text.split(",")))
+    return _job(layout.job(find_job(layout, text)))
+
+
+def _cell_jobs(layout: Layout, words: list[str]) -> list[str]:
+    manifest = read_manifest(layout, last_sweep(layout))
+    cells = [cell for cell in manifest["cells"] if set(words) <= set(map(str, cell["labels"].values()))]
+    if not cells:
+        raise UsageError(
+            f"cell={','.join(words)!r} is none of the {len(manifest['cells'])} cells of {manifest['sweep']}"
+        )
+    if len(cells) > 1:
+        names = "; ".join(",".join(map(str, cell["labels"].values())) for cell in cells[:4])
+        raise UsageError(
+            f"cell={','.join(words)!r} is ambiguous: {len(cells)} cells of {manifest['sweep']} have these names ({names} ...)"
+        )
+    return [job_id for job_id in cells[0]["jobs"].values() if job_id]
+
+
+def _job(files: JobFiles) -> str:
+    state = job_state(files, this_code=True)
+    lines = [
+        f"{files.id}  {'done, made by other code' if state == 'stale' else state}",
+        f"folder   {files.folder}",
+    ]
+    try:
+        spec = read_spec(files)
+        lines.append(f"parents  {', '.join(spec.job.parents) or '-'}")
+        lines.append("labels   " + ", ".join(f"{key}={value}" for key, value in spec.labels.items()))
+        lines.append("content  " + json.dumps(spec.job.content(), sort_keys=True, indent=1))
+        lines.append("execution " + json.dumps(vars(spec.execution)))
+    except StoreError as error:
+        lines.append(f"spec     {error}")
+    lines += _outcome(files, state)
+    return "\n".join(lines)
+
+
+def _outcome(files: JobFiles, state: str) -> list[str]:
+    if state == "damaged":
+        return [f"damage   {damage(files)}"]
+    if state == "failed":
+        found: dict[str, Any] = failure(files) or {}
+        return [f"error    {found.get('message')}", found.get("traceback", "").rstrip()]
+    if state == "running":
+        who = live_claim(files) or {}
+        return [f"by       {who.get('host')} pid {who.get('pid')}, attempt {len(files.attempts())}"]
+    record = read_record(files) if state in ("done", "stale") else None
+    if record is None:
+        return []
+    return [
+        f"attempt  {json.dumps(record.provenance(), sort_keys=True)}",
+        f"result   {json.dumps(record.result, sort_keys=True, indent=1)}",
+        "outputs  " + ", ".join(sorted(record.outputs)),
+    ]
+
+
+def log_text(layout: Layout, job_id: str, *, follow: bool = False) -> Iterator[str]:
+    """The log of the job's last attempt, in pieces; with `follow` until the job no longer runs. UsageError if there is none."""
+    files = layout.job(job_id)
+    attempts = files.attempts()
+    if not attempts and not follow:
+        raise UsageError(f"job={job_id!r} has not been started yet, so it has no log")
+    while not attempts:
+        time.sleep(0.5)
+        attempts = files.attempts()
+    log, position = attempts[-1].log, 0
+    while True:
+        running = job_state(files) == "running"  # asked before reading, so that the last lines are not missed
+        if log.exists():
+            with log.open(errors="replace") as stream:
+                stream.seek(position)
+                if text := stream.read():
+                    yield text
+                position = stream.tell()
+        if not follow or not running:
+            return
+        time.sleep(0.5)

@@ -1,0 +1,124 @@
+"""Cells -> the DAG of their jobs, each once, parents first, with what the store already has. Pure: states come in as a function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bll_sweeps.grid.cell import KINDS, Cell, EvaluateJob, Job
+
+# What the disk says of a job. `stale`: done, but made by other code. `damaged`: its record, spec or outputs are corrupt.
+State = Literal["new", "running", "done", "stale", "failed", "damaged"]
+STATES: tuple[State, ...] = ("new", "running", "done", "stale", "failed", "damaged")
+FINISHED: tuple[State, ...] = ("done", "stale")
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    job: Job
+    state: State
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+
+@dataclass(frozen=True)
+class CellJobs:
+    """A cell and the ids of its jobs."""
+
+    cell: Cell
+    pretrain: str | None
+    prior: str
+    train: str | None
+    evaluate: str
+
+    def ids(self) -> dict[str, str | None]:
+        return {
+            "pretrain": self.pretrain,
+            "prior": self.prior,
+            "train": self.train,
+            "evaluate": self.evaluate,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    cells: tuple[CellJobs, ...]
+    jobs: dict[str, PlannedJob]  # parents before children
+
+    @property
+    def to_run(self) -> list[PlannedJob]:
+        """Jobs that a launch has to run (or that run already), parents first."""
+        return [job for job in self.jobs.values() if not job.finished]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Jobs by kind and state, e.g. {"train": {"total": 28, "new": 28, "done": 0, ...}}."""
+        out: dict[str, dict[str, int]] = {}
+        for kind in KINDS:
+            states = Counter(planned.state for planned in self.jobs.values() if planned.job.kind == kind)
+            if states:
+                out[kind] = {"total": sum(states.values())} | {state: states[state] for state in STATES}
+        return out
+
+    def model_loads(self) -> int:
+        """How many checkpoints the evaluations still to run have to load: those of one checkpoint share a load."""
+        return len({p.job.checkpoint_id for p in self.to_run if isinstance(p.job, EvaluateJob)})
+
+    def summary(self, gpus: dict[str, float]) -> dict[str, Any]:
+        """The plan in the shape of `bll plan --json`; `gpus` gives GPU hours per job still to run, by kind."""
+        hours = sum(gpus.get(p.job.kind, 0.0) for p in self.to_run)
+        return {
+            "kinds": self.counts(),
+            "cells": len(self.cells),
+            "model_loads": self.model_loads(),
+            "gpu_hours": round(hours, 3),
+        }
+
+
+def plan(cells: Iterable[Cell], state_of: Callable[[str], State]) -> Plan:
+    """The plan of `cells`; cells that ask for the same evaluation are one (1e-4 and 0.0001 are the same number)."""
+    planned: dict[str, PlannedJob] = {}
+    rows: dict[tuple[str, str], CellJobs] = {}
+    for cell in cells:
+        pretrain, prior, train, evaluate = cell.pretrain, cell.prior, cell.train, cell.evaluate
+        key = (evaluate.id, prior.id)
+        if key in rows:
+            continue
+        rows[key] = CellJobs(
+            cell, pretrain.id if pretrain else None, prior.id, train.id if train else None, evaluate.id
+        )
+        for job in (pretrain, prior, train, evaluate):
+            if job is not None and job.id not in planned:
+                planned[job.id] = PlannedJob(job, state_of(job.id))
+    order = {kind: i for i, kind in enumerate(KINDS)}
+    # Stable: within a kind the order of the grid. pretrain < prior < train < evaluate also puts parents first.
+    jobs = dict(sorted(planned.items(), key=lambda item: order[item[1].job.kind]))
+    return Plan(tuple(rows.values()), jobs)
+
+
+def ready_order(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """Depth first: what a finished parent makes ready comes before other parents, so that results arrive early."""
+    children: dict[str, list[PlannedJob]] = {}
+    known = {p.job.id for p in jobs}
+    roots = []
+    for p in jobs:
+        parents = [parent for parent in p.job.parents if parent in known]
+        if parents:
+            for parent in parents:
+                children.setdefault(parent, []).append(p)
+        else:
+            roots.append(p)
+    out: dict[str, PlannedJob] = {}
+
+    def visit(p: PlannedJob) -> None:
+        if p.job.id not in out:
+            out[p.job.id] = p
+            for child in children.get(p.job.id, ()):
+                visit(child)
+
+    for p in roots:
+        visit(p)
+    return list(out.values())

@@ -1,0 +1,127 @@
+"""Checkpoints of a training: complete or absent, checked by digest, without pickle.
+
+    <checkpoints>/step-00000050/model.safetensors  optimizer.safetensors  state.json  COMPLETE.json
+
+COMPLETE.json holds the digests of the other files. The folder gets its name by a rename after all is flushed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bll_sweeps.errors import StoreError
+from bll_sweeps.store.records import check_output, file_sha256, read_json, write_json
+from bll_sweeps.training.model import commit_folder
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d{8,})")
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint after `step` optimiser steps; `state` is the plain data saved with it."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Copies the saved tensors into the model and the optimizer (which must be made for that model)."""
+        saved = load_file(self.folder / "model.safetensors")
+        tensors = _model_tensors(model)
+        if saved.keys() != tensors.keys():
+            raise StoreError(f"{self.folder} is of another model: its tensors have other names")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(saved[name])
+        parameters = dict(model.named_parameters())
+        optimizer.state.clear()
+        for key, value in load_file(self.folder / "optimizer.safetensors").items():
+            name, _, slot = key.rpartition("/")
+            # AdamW keeps its step count on the CPU, whatever the device of the parameter.
+            device = "cpu" if value.ndim == 0 else parameters[name].device
+            optimizer.state[parameters[name]][slot] = value.to(device)
+
+
+def save(
+    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> Path:
+    """Writes <folder>/step-<step>/ and then removes the older checkpoints in `folder`. Returns its path."""
+    path = folder / f"step-{step:08d}"
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    for leftover in (temporary, path):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(
+        {name: t.detach().contiguous() for name, t in _model_tensors(model).items()},
+        temporary / "model.safetensors",
+    )
+    save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+    write_json(temporary / "state.json", {"step": step, **state})
+    digests = {
+        name: {"bytes": (temporary / name).stat().st_size, "sha256": file_sha256(temporary / name)} for name in _FILES
+    }
+    write_json(temporary / "COMPLETE.json", digests)
+    commit_folder(temporary, path)
+    for _, older in _found([folder]):
+        if older != path:
+            shutil.rmtree(older, ignore_errors=True)
+    return path
+
+
+def latest(folders: Iterable[Path]) -> Checkpoint | None:
+    """The newest complete checkpoint over all `folders` (each an attempt's), or None.
+
+    One that is torn or differs from its digests is passed over with a warning that names it.
+    """
+    for step, path in _found(folders):
+        try:
+            digests = read_json(path / "COMPLETE.json")
+            for name in _FILES:
+                check_output(path / name, digests[name])
+            return Checkpoint(path, step, read_json(path / "state.json"))
+        except FileNotFoundError:
+            log.warning("passing over checkpoint %s: it is incomplete (no COMPLETE.json)", path)
+        except (StoreError, KeyError, TypeError) as error:
+            log.warning("passing over checkpoint %s: %s", path, error)
+    return None
+
+
+def _found(folders: Iterable[Path]) -> list[tuple[int, Path]]:
+    """(step, path) of what looks like a checkpoint, newest first; of equal steps the later folder's first."""
+    found = []
+    for order, folder in enumerate(folders):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            match = _NAME.fullmatch(path.name)
+            if match:
+                found.append((int(match[1]), order, path))
+    return [(step, path) for step, _, path in sorted(found, key=lambda f: f[:2], reverse=True)]
+
+
+def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters (shared ones once) and persistent buffers."""
+    persistent = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:  # SGD without momentum keeps an empty slot
+                tensors[f"{name}/{slot}"] = value.detach().contiguous()
+    return tensors

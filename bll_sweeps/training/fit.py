@@ -1,0 +1,299 @@
+"""The training loop: fixed rows per optimiser step, a loss normalised over the whole step, checkpoints that
+resume exactly.
+
+Micro-batches, attempts and interruptions do not change the result: the rows of a step follow from the seed,
+the loss is divided by the tokens of the step, and a resumed run ends with the same bits as one that was never
+interrupted (CPU, same micro-batch and threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+from torch import Tensor
+
+from bll_sweeps.grid.cell import Objective, Recipe
+from bll_sweeps.grid.settings import Execution
+from bll_sweeps.objectives.family import has_survivor_count, kept
+from bll_sweeps.objectives.objective_loss import objective_loss
+from bll_sweeps.training import checkpoint
+from bll_sweeps.training.data import Example
+from bll_sweeps.training.model import check, head_weight, hidden_states, place
+from bll_sweeps.training.packing import DataOrder, Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+QUANTILES = {"p_q05": 0.05, "p_q25": 0.25, "p_q50": 0.5, "p_q75": 0.75, "p_q95": 0.95}
+_CHECKED_TOKENS = 16  # of the first sequence, for the start-up check of the model
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Optimiser steps, supervised tokens trained on, and the last metrics row."""
+
+    steps: int
+    tokens: int
+    final: dict[str, Any]
+
+
+def fit(
+    model: PreTrainedModel,
+    examples: list[Example],
+    objective: Objective,
+    recipe: Recipe,
+    seed: int,
+    execution: Execution,
+    *,
+    checkpoints: Path,
+    earlier: list[Path],
+    metrics: Path,
+    timing: Path,
+    on_progress: Callable[[int, int], None],
+    on_row: Callable[[dict[str, Any]], None],
+) -> FitResult:
+    """Trains `model` in place and leaves it in eval mode.
+
+    checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, whose newest
+    complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
+    checkpoint carried over. on_progress(steps done, steps in all) after every step; on_row(row) for every new
+    metrics row. Raises FloatingPointError, naming step, objective and learning rate, when a loss or gradient
+    is not finite.
+    """
+    device = _prepare(model, recipe, execution)
+    sequences = Sequences.of(examples)
+    check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]))
+    total = recipe.total_steps(len(examples))
+    order = DataOrder(seed, len(examples), recipe)
+    optimizer = make_optimizer(model, recipe)
+    first, tokens, log = 0, 0, Log(metrics, timing, [], [])
+    found = checkpoint.latest([*earlier, checkpoints])
+    if found:
+        found.restore(model, optimizer)
+        first, tokens = found.step, found.state["tokens"]
+        log = Log(metrics, timing, found.state["metrics"], found.state["timing"])
+    trainer = _Trainer(model, sequences, objective, recipe, execution.micro_batch, device, optimizer)
+    with deterministic(), log:
+        on_progress(first, total)
+        for step in range(first, total):
+            rate = learning_rate(recipe, step, total)
+            torch.manual_seed(order.seed(step))  # for dropout, where a model has any
+            rows = order.rows(step)
+            outcome = trainer.step(rows, rate, step)
+            tokens += int(sequences.supervised[rows].sum())
+            done = step + 1
+            log.count(sequences.input_tokens(rows))
+            if done % execution.log_every_steps == 0 or done == total:
+                row = {"step": done, "tokens": tokens, "learning_rate": rate, **outcome.statistics(objective)}
+                on_row(log.add(row))
+            if done % execution.checkpoint_every_steps == 0 and done < total:
+                state = {"tokens": tokens, "metrics": log.metrics, "timing": log.timing}
+                checkpoint.save(checkpoints, done, model, optimizer, state)
+            on_progress(done, total)
+    model.eval()
+    return FitResult(steps=total, tokens=tokens, final=dict(log.metrics[-1]))
+
+
+# --- one step -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One optimiser step, seen before its update: log p of its supervised tokens, the loss and the gradient's
+    norm.
+    """
+
+    logps: list[Tensor]
+    loss: float
+    grad_norm: float
+
+    def statistics(self, objective: Objective) -> dict[str, float]:
+        """The columns of a metrics row that describe the step's tokens: nll in nats, p over tokens."""
+        logp = torch.cat(self.logps)
+        p = logp.exp().double()
+        quantiles = torch.quantile(p, torch.tensor(list(QUANTILES.values()), dtype=p.dtype, device=p.device))
+        return {
+            "objective": self.loss,
+            "nll": -logp.mean(dtype=torch.float64).item(),
+            "mean_p": p.mean().item(),
+            **dict(zip(QUANTILES, quantiles.tolist(), strict=True)),
+            "grad_norm": self.grad_norm,
+            "kept_fraction": kept(objective, logp).double().mean().item(),
+        }
+
+
+class _Trainer:
+    """Model, data and optimizer; a step of them."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sequences: Sequences,
+        objective: Objective,
+        recipe: Recipe,
+        micro_batch: int,
+        device: torch.device,
+        optimizer: torch.optim.Optimizer,
+    ):
+        self._model, self._sequences, self._objective, self._recipe = model, sequences, objective, recipe
+        self._micro_batch, self._device, self._optimizer = micro_batch, device, optimizer
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def step(self, rows: Any, rate: float, step: int) -> _Outcome:
+        """One update from the given rows. Gradients are of (sum of f) / (tokens or survivors of the whole
+        step).
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        survivors = has_survivor_count(self._objective)
+        denominator = 1 if survivors else int(self._sequences.supervised[rows].sum())
+        losses, logps = [], []
+        for _, batch in self._sequences.micro_batches(rows, self._micro_batch, self._device):
+            with self._autocast():
+                hidden = hidden_states(self._model, batch)
+            head = head_weight(self._model)
+            if self._recipe.dtype == "bfloat16":
+                hidden, head = hidden.bfloat16(), head.bfloat16()
+            loss, logp = objective_loss(hidden, head, batch.targets, self._objective, denominator)
+            loss.backward()
+            losses.append(loss.detach())
+            logps.append(logp)
+        value = torch.stack(losses).sum().item()
+        if survivors:
+            # The survivors are known only now; the gradient is linear in 1 / denominator.
+            count = max(1, sum(int(kept(self._objective, logp).sum()) for logp in logps))
+            value /= count
+            torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], 1.0 / count)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm).item()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            place = f"at step {step + 1} (objective={self._objective.name}, learning_rate={rate:.4g})"
+            raise FloatingPointError(
+                f"loss {value} and gradient norm {norm} {place}: a lower recipe.learning_rate may help"
+            )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        return _Outcome(logps, value, norm)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._recipe.dtype == "bfloat16":
+            return torch.autocast(self._device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+# --- optimiser and schedule ---------------------------------------------------------------------------------
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; weight decay only on matrices, not on biases and norms."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, fused=True)
+
+
+def learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    """The rate of `step` (counted from 0): linear warm-up to the recipe's rate, then its schedule down to the
+    final fraction.
+    """
+    warmup = math.ceil(recipe.warmup_fraction * total)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / (total - warmup)
+    share = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}[
+        recipe.schedule
+    ]
+    low = 1.0 if recipe.schedule == "constant" else recipe.final_lr_fraction
+    return recipe.learning_rate * (low + (1.0 - low) * share)
+
+
+# --- surroundings -------------------------------------------------------------------------------------------
+
+
+class Log:
+    """metrics.jsonl (the same bytes for every run of a job) and timing.jsonl (what differs), carried over a
+    resume.
+    """
+
+    def __init__(self, metrics: Path, timing: Path, rows: list[dict[str, Any]], times: list[dict[str, Any]]):
+        self.metrics, self.timing = rows, times
+        self._paths = metrics, timing
+        self._files: list[TextIO] = []
+        self._clock = time.perf_counter()
+        self._elapsed = times[-1]["elapsed_s"] if times else 0.0
+        self._tokens = 0
+
+    def __enter__(self) -> Log:
+        for path, rows in zip(self._paths, (self.metrics, self.timing), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._files.append(path.open("w", encoding="utf-8"))
+            self._files[-1].writelines(_line(row) for row in rows)
+        self._clock = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+
+    def count(self, tokens: int) -> None:
+        """Counts tokens that the model has read (prompts included), for tokens_per_s."""
+        self._tokens += tokens
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Writes the row, and beside it the time since the last one. Returns the row."""
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        self._elapsed += seconds
+        times = {
+            "step": row["step"],
+            "elapsed_s": round(self._elapsed, 4),
+            "tokens_per_s": round(self._tokens / max(seconds, 1e-9), 1),
+        }
+        self._tokens = 0
+        for file, rows, new in zip(self._files, (self.metrics, self.timing), (row, times), strict=True):
+            rows.append(new)
+            file.write(_line(new))
+            file.flush()
+        return row
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution) -> torch.device:
+    """Puts the model on its device, to train; bfloat16 computes in bfloat16 on float32 master weights."""
+    device = place(model, execution)
+    model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
+    model.train()
+    return device
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Only operations that give the same bits every time; the settings before are put back."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    settings: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    settings.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        settings.fill_uninitialized_memory = before[1]

@@ -1,0 +1,131 @@
+"""Models and tokenizers in the hub's folder format: load, save, take apart into hidden states and head."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bll_sweeps.errors import ConfigError, StoreError, UsageError
+from bll_sweeps.grid.settings import Execution
+from bll_sweeps.store.records import fsync_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bll_sweeps.training.packing import MicroBatch
+
+log = logging.getLogger(__name__)
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """The causal language model in `folder`, float32 on the CPU, in eval mode. No code of the folder's own is
+    run.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _require(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    _require(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def load_checkpoint(
+    folder: Path, execution: Execution | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer in `folder`; with an execution, the model on its device and torch on its threads."""
+    model = load_model(folder)
+    if execution:
+        place(model, execution)
+    return model, load_tokenizer(folder)
+
+
+def place(model: PreTrainedModel, execution: Execution) -> torch.device:
+    """Sets torch's threads and moves the model to the execution's device, which is returned."""
+    if torch.get_num_threads() != execution.threads:
+        torch.set_num_threads(execution.threads)
+    available = torch.cuda.is_available()
+    if execution.device == "cuda" and not available:
+        raise ConfigError("execution.device", "cuda", "is not available here: torch sees no GPU")
+    device = torch.device("cuda" if available and execution.device != "cpu" else "cpu")
+    model.to(device)
+    return device
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes both (safetensors) to a temporary folder, flushed and renamed to `folder`, which must be absent."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    commit_folder(temporary, folder)
+
+
+def commit_folder(temporary: Path, folder: Path) -> None:
+    """Flushes every file of `temporary` and renames it: `folder` is there whole or not at all."""
+    for path in sorted(temporary.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(temporary)
+    temporary.rename(folder)
+    fsync_folder(folder.parent)
+
+
+def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """The last hidden states at the supervised positions [N, D]: other positions never become logits."""
+    hidden = model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.positions)
+
+
+def head_weight(model: PreTrainedModel) -> Tensor:
+    """The output embedding [V, D]."""
+    head: Any = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise UsageError(f"{type(model).__name__} has no output embedding without bias: it cannot be trained here")
+    return head.weight
+
+
+@torch.no_grad()
+def check(model: PreTrainedModel, ids: list[int]) -> None:
+    """Verifies on `ids` what training relies on: logits are hidden @ head, right padding changes nothing.
+
+    Raises UsageError for a model with scaled or capped logits, or one that looks ahead.
+    """
+    training = model.training
+    model.eval()
+    device = head_weight(model).device
+    alone = torch.tensor([ids], device=device)
+    padded = torch.tensor([ids + ids[:1] * 3], device=device)
+    expected = model(input_ids=alone, use_cache=False).logits[0].double()
+    hidden = model.base_model(input_ids=padded, use_cache=False).last_hidden_state[0, : len(ids)]
+    found = (hidden @ head_weight(model).T).double()
+    model.train(training)
+    error, scale = (found - expected).abs().max(), expected.abs().max()
+    if not error <= 1e-3 * scale + 1e-5:
+        raise UsageError(
+            f"{type(model).__name__} cannot be trained here: its logits are not its hidden states times its output "
+            f"embedding, or it looks ahead (they differ by {error.item():.3g}, the largest is {scale.item():.3g})"
+        )
+
+
+def _require(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise StoreError(f"{folder} holds no model (no config.json)")

@@ -1,0 +1,109 @@
+"""Prior strength: how probable a model finds the training targets before it is trained (paper, Eq. 5).
+
+Measured on the answers as trained and on the clean ones, which differ under label noise. Sums are kept per
+sequence, so that an interval can be had by resampling sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bll_sweeps.objectives.token_logp import token_logp
+from bll_sweeps.training.data import Example
+from bll_sweeps.training.model import check, head_weight, hidden_states
+from bll_sweeps.training.packing import Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+QUANTILES = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
+STRONG_P = 0.55  # the paper's Table 6 reports the share of tokens above it
+_CHECKED_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class PriorResult:
+    """`as_trained` and `clean`: {"mean_p", "tokens", "sequences", "quantiles", "share_above_0.55", "nll"},
+    over tokens.
+
+    `sequences`: per training row {"row", "tokens", "sum_p", "clean_tokens", "clean_sum_p", "noisy"}.
+    """
+
+    as_trained: dict[str, Any]
+    clean: dict[str, Any]
+    sequences: list[dict[str, Any]]
+
+
+def measure(
+    model: PreTrainedModel,
+    examples: list[Example],
+    batch: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PriorResult:
+    """p of every target token under `model` (in eval mode, on its device), `batch` sequences at a time (0: all).
+
+    on_progress(sequences read, sequences in all); a noisy row is read twice, with each of its answers.
+    """
+    training = model.training
+    model.eval()
+    check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]))
+    noisy = [i for i, example in enumerate(examples) if example.noisy]
+    both = [(e.input_ids, e.prompt_tokens) for e in examples]
+    both += [(examples[i].clean_ids, examples[i].prompt_tokens) for i in noisy]
+    found = _token_logps(model, both, batch, on_progress)
+    as_trained, clean = found[: len(examples)], found[: len(examples)]
+    for i, logp in zip(noisy, found[len(examples) :], strict=True):
+        clean[i] = logp
+    model.train(training)
+    sequences = [
+        {
+            "row": i,
+            "tokens": len(as_trained[i]),
+            "sum_p": float(np.exp(as_trained[i]).sum()),
+            "clean_tokens": len(clean[i]),
+            "clean_sum_p": float(np.exp(clean[i]).sum()),
+            "noisy": example.noisy,
+        }
+        for i, example in enumerate(examples)
+    ]
+    return PriorResult(_summary(as_trained), _summary(clean), sequences)
+
+
+@torch.no_grad()
+def _token_logps(
+    model: PreTrainedModel,
+    sequences: list[tuple[tuple[int, ...], int]],
+    batch: int,
+    on_progress: Callable[[int, int], None],
+) -> list[np.ndarray]:
+    """log p of the target tokens of each sequence, float64 [its supervised tokens]."""
+    packed = Sequences(sequences)
+    head = head_weight(model)
+    out: list[np.ndarray] = [np.empty(0)] * len(packed)
+    done = 0
+    for rows, part in packed.micro_batches(np.arange(len(packed)), batch, head.device):
+        hidden = hidden_states(model, part)
+        logp = token_logp(hidden, head.to(hidden.dtype), part.targets).double().cpu().numpy()
+        for row, piece in zip(rows, np.split(logp, np.cumsum(packed.supervised[rows])[:-1]), strict=True):
+            out[row] = piece
+        done += len(rows)
+        on_progress(done, len(packed))
+    return out
+
+
+def _summary(logps: list[np.ndarray]) -> dict[str, Any]:
+    logp = np.concatenate(logps)
+    p = np.exp(logp)
+    return {
+        "mean_p": float(p.mean()),
+        "tokens": len(p),
+        "sequences": len(logps),
+        "quantiles": {str(q): float(x) for q, x in zip(QUANTILES, np.quantile(p, QUANTILES), strict=True)},
+        f"share_above_{STRONG_P}": float((p > STRONG_P).mean()),
+        "nll": float(-logp.mean()),
+    }

@@ -1,0 +1,78 @@
+"""What a job may use: its attempt's files, its parents' outputs, a tracker, and a place to say how far it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bll_sweeps.errors import StoreError
+from bll_sweeps.grid.cell import Backbone, PretrainJob
+from bll_sweeps.grid.spec import Spec
+from bll_sweeps.store.layout import Attempt, Layout
+from bll_sweeps.store.records import read_record
+
+
+@dataclass
+class JobContext:
+    layout: Layout
+    spec: Spec
+    attempt: Attempt
+    _told: float = field(default=0.0)
+
+    @property
+    def earlier(self) -> list[Attempt]:
+        """Earlier attempts of this job, newest first: what a resumed job goes on from."""
+        return [a for a in reversed(self.layout.job(self.spec.job.id).attempts()) if a.number < self.attempt.number]
+
+    def parent_output(self, job_id: str, name: str) -> Path:
+        """A finished parent's output, digests checked. StoreError if the parent is not done or its output is damaged."""
+        record = read_record(self.layout.job(job_id))
+        if record is None:
+            raise StoreError(f"the parent {job_id} is not done")
+        return record.output(name)
+
+    def backbone_folder(self, backbone: Backbone) -> Path:
+        """The base model's folder: a lab backbone's pretrain output, or the local directory."""
+        if backbone.source == "lab":
+            return self.parent_output(PretrainJob(backbone=backbone).id, "model")
+        return Path(backbone.path)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Tells how far the job is (for `bll status`); at most twice a second, and not flushed: a lost one does no harm."""
+        now = time.monotonic()
+        if now - self._told >= 0.5 or done >= total:
+            self._told = now
+            temporary = self.attempt.progress.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"done": done, "total": total, "unit": unit}))
+            temporary.replace(self.attempt.progress)
+
+    def progress_of(self, unit: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.progress(done, total, unit)
+
+    @contextmanager
+    def tracked(self) -> Iterator[Any]:
+        """The job's W&B run; closed as failed if the block raises. A tracking failure never reaches the job."""
+        from bll_sweeps.tracking import open_tracker
+
+        labels = self.spec.labels
+        names = [f"{key}:{value}" for key, value in labels.items() if key not in ("sweep", "sweeps")]
+        run = open_tracker(
+            self.spec.tracker,
+            job_id=self.spec.job.id,
+            kind=self.spec.job.kind,
+            config=self.spec.plain(),
+            group=str(labels.get("sweep", "")),
+            tags=[*(f"sweep:{name}" for name in labels.get("sweeps", [])), *names],
+            folder=self.attempt.wandb,
+        )
+        try:
+            yield run
+        except BaseException:
+            run.close(ok=False)
+            raise
+        run.close(ok=True)

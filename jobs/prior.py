@@ -1,0 +1,23 @@
+"""`prior`: how probable the base model finds the training targets, clean and as trained (paper, Eq. 5)."""
+
+from __future__ import annotations
+
+from bll_sweeps.grid.cell import PriorJob
+from jobs import Result
+from jobs.context import JobContext
+
+
+def run(job: PriorJob, context: JobContext) -> Result:
+    from bll_sweeps.store.records import write_jsonl
+    from bll_sweeps.training.data import load_rows, tokenize
+    from bll_sweeps.training.model import load_checkpoint
+    from bll_sweeps.training.prior import measure
+
+    model, tokenizer = load_checkpoint(context.backbone_folder(job.backbone), context.spec.execution)
+    examples = tokenize(load_rows(job.domain), job.domain, tokenizer)
+    with context.tracked() as run:
+        prior = measure(model, examples, context.spec.execution.eval_batch, context.progress_of("sequences"))
+        write_jsonl(context.attempt.output("sequences.jsonl"), prior.sequences)
+        result = {"as_trained": prior.as_trained, "clean": prior.clean}
+        run.summary(result)
+    return Result(result, ["sequences.jsonl"])

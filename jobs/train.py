@@ -1,0 +1,48 @@
+"""`train`: fine-tunes a backbone on a domain with one objective -> checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bll_sweeps.grid.cell import Objective, Recipe, TrainJob
+from jobs import Result
+from jobs.context import JobContext
+
+
+def run(job: TrainJob, context: JobContext) -> Result:
+    from bll_sweeps.training.data import load_rows, tokenize
+    from bll_sweeps.training.model import load_checkpoint
+
+    model, tokenizer = load_checkpoint(context.backbone_folder(job.backbone))
+    examples = tokenize(load_rows(job.domain), job.domain, tokenizer)
+    return fit_and_save(context, model, tokenizer, examples, job.objective, job.recipe, job.seed)
+
+
+def fit_and_save(
+    context: JobContext, model: Any, tokenizer: Any, examples: list[Any], objective: Objective, recipe: Recipe, seed: int
+) -> Result:
+    """Trains from the newest checkpoint of earlier attempts, saves `model/` and the curves, mirrors them to the tracker."""
+    from bll_sweeps.training.fit import fit
+    from bll_sweeps.training.model import save_model
+
+    attempt = context.attempt
+    with context.tracked() as run:
+        fitted = fit(
+            model,
+            examples,
+            objective,
+            recipe,
+            seed,
+            context.spec.execution,
+            checkpoints=attempt.checkpoints,
+            earlier=[a.checkpoints for a in context.earlier],
+            metrics=attempt.output("metrics.jsonl"),
+            timing=attempt.output("timing.jsonl"),
+            on_progress=context.progress_of("steps"),
+            on_row=run.log,
+        )
+        save_model(model, tokenizer, attempt.output("model"))
+        parameters = sum(p.numel() for p in model.parameters())
+        result = {"steps": fitted.steps, "tokens": fitted.tokens, "parameters": parameters, "final": fitted.final}
+        run.summary(result)
+    return Result(result, ["model", "metrics.jsonl"])

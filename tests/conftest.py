@@ -1,0 +1,34 @@
+"""Shared fixtures: the command line as a user calls it, in a process of its own and with a run root of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules of the tests, under --import-mode=importlib
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+Bll = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def bll(tmp_path: Path) -> Bll:
+    """`bll("plan", "sweep=lab")` -> CompletedProcess with stdout and stderr; run root and working directory in tmp_path."""
+
+    def call(*args: str, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"BLL_RUNS": str(tmp_path / "runs"), "COLUMNS": "200"} | (env or {})
+        return subprocess.run(
+            [sys.executable, "-m", "bll_sweeps.cli", *args],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return call

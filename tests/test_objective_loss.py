@@ -1,0 +1,189 @@
+"""The two heads against float64 autograd of the plain formula: values, gradients, masks, dtypes, chunks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bll_sweeps.grid.cell import Objective
+from bll_sweeps.objectives.catalogue import main_catalogue
+from bll_sweeps.objectives.family import kept, value
+from bll_sweeps.objectives.objective_loss import objective_loss
+from bll_sweeps.objectives.token_logp import IGNORE, token_logp
+
+EXTRA = {
+    "alpha_zero": Objective(name="alpha_zero", family="power", alpha=0.0),
+    "alpha_tiny": Objective(name="alpha_tiny", family="power", alpha=1e-6),
+    "alpha_20": Objective(name="alpha_20", family="power", alpha=20.0),
+    "convexity": Objective(name="convexity", family="convexity", alpha=2.0),
+    "unlikelihood_above": Objective(name="unlikelihood_above", family="unlikelihood", keep="above", threshold=0.1),
+    "unlikelihood_below": Objective(name="unlikelihood_below", family="unlikelihood", keep="below", threshold=0.1),
+    "nothing_kept": Objective(name="nothing_kept", family="nll", keep="above", threshold=1.0),
+}
+OBJECTIVES = {**main_catalogue(), **EXTRA}
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+
+
+def problem(seed: int, rows: int = 40, spread: float = 3.0, masked: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:
+    """float64 hidden [N, 12], weight [17, 12], targets [N]: p from next to 0 to next to 1 as `spread` grows."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, 12, dtype=torch.float64, generator=generator)
+    weight = torch.randn(17, 12, dtype=torch.float64, generator=generator) * spread / 3
+    target = torch.randint(0, 17, (rows,), generator=generator)
+    # Half of the targets are the likeliest token.
+    likely = torch.rand(rows, generator=generator) < 0.5
+    target = torch.where(likely, (hidden @ weight.T).argmax(-1), target)
+    target[torch.rand(rows, generator=generator) < masked] = IGNORE
+    return hidden.requires_grad_(), weight.requires_grad_(), target
+
+
+def naive(
+    hidden: Tensor, weight: Tensor, target: Tensor, objective: Objective, denominator: float
+) -> tuple[Tensor, Tensor]:
+    """The loss as one would write it, with every logit in float64, for autograd; and log p of the seen tokens."""
+    seen = target != IGNORE
+    logp = torch.log_softmax(hidden @ weight.T, -1)[seen].gather(1, target[seen][:, None])[:, 0]
+    return value(objective, logp).sum() / denominator, logp
+
+
+def gradients(loss: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, of, retain_graph=True)
+
+
+def assert_same(found, expected, rtol: float) -> None:
+    """Equal relative to the largest entry, or to 1: autograd of expm1 is p off by an ulp of 1, ours is not."""
+    for a, b in zip(found, expected, strict=True):
+        assert (a.double() - b).abs().max() <= rtol * b.abs().max() + 1e-15
+
+
+@every_objective
+@pytest.mark.parametrize("spread", [0.3, 3.0, 30.0])
+def test_loss_and_gradients_equal_float64_autograd_of_the_formula(objective, spread):
+    hidden, weight, target = problem(1, spread=spread)
+    expected, logp = naive(hidden, weight, target, objective, 23)
+    for chunk in (0, 7):
+        loss, found = objective_loss(hidden, weight, target, objective, 23, chunk)
+        assert loss.dtype == torch.float64 and not found.requires_grad
+        torch.testing.assert_close(loss, expected, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(found[target != IGNORE], logp, rtol=1e-11, atol=1e-14)
+        assert (found[target == IGNORE] == 0).all()
+        assert_same(gradients(loss, hidden, weight), gradients(expected, hidden, weight), 1e-11)
+
+
+@every_objective
+def test_the_differentiable_logp_gives_every_objective_by_the_chain_rule(objective):
+    hidden, weight, target = problem(2)
+    expected, _ = naive(hidden, weight, target, objective, 9)
+    seen = target != IGNORE
+    for chunk in (0, 5):
+        loss = value(objective, token_logp(hidden, weight, target, chunk)[seen]).sum() / 9
+        torch.testing.assert_close(loss, expected, rtol=1e-11, atol=1e-13)
+        assert_same(gradients(loss, hidden, weight), gradients(expected, hidden, weight), 1e-11)
+
+
+@every_objective
+def test_float32_stays_within_rounding_of_float64(objective):
+    hidden, weight, target = problem(3)
+    single = [t.detach().float().requires_grad_() for t in (hidden, weight)]
+    double = [t.detach().double().requires_grad_() for t in single]
+    loss, logp = objective_loss(*single, target, objective, 31)
+    expected, _ = naive(*double, target, objective, 31)
+    assert loss.dtype == logp.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=2e-5, atol=1e-7)
+    assert_same(gradients(loss, *single), gradients(expected, *double), 5e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(sorted(OBJECTIVES)),
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 30),
+    spread=st.floats(0.01, 100),
+    masked=st.floats(0, 1),
+    chunk=st.integers(0, 12),
+)
+def test_any_problem_in_any_chunks_gives_the_gradient_of_the_formula(name, seed, rows, spread, masked, chunk):
+    hidden, weight, target = problem(seed, rows, spread, masked)
+    denominator = max(1, int((target != IGNORE).sum()))
+    loss, _ = objective_loss(hidden, weight, target, OBJECTIVES[name], denominator, chunk)
+    expected, _ = naive(hidden, weight, target, OBJECTIVES[name], denominator)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    for a, b in zip(gradients(loss, hidden, weight), gradients(expected, hidden, weight), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@every_objective
+def test_all_masked_or_no_tokens_give_loss_zero_and_zero_gradients(objective):
+    hidden, weight, target = problem(4)
+    for h, t in ((hidden, torch.full_like(target, IGNORE)), (hidden[:0], target[:0])):
+        loss, _ = objective_loss(h, weight, t, objective, 0)
+        assert loss.item() == 0
+        assert all(not g.any() for g in gradients(loss, h, weight))
+        assert not any(g.any() for g in gradients(token_logp(h, weight, t).sum(), h, weight))
+
+
+@every_objective
+def test_p_next_to_0_and_to_1_gives_finite_loss_and_gradients(objective):
+    weight = torch.eye(4).requires_grad_()
+    hidden = torch.tensor([[1e4, 0, 0, 0], [1e4, 0, 0, 0], [30.0, 0, 0, 0]]).requires_grad_()
+    loss, logp = objective_loss(hidden, weight, torch.tensor([0, 1, 0]), objective, 3)
+    assert logp.tolist() == [0.0, -1e4, pytest.approx(-2.8e-13, abs=3e-13)]
+    assert loss.isfinite() and all(g.isfinite().all() for g in gradients(loss, hidden, weight))
+
+
+@pytest.mark.parametrize("keep", ["above", "below"])
+def test_dropped_rows_get_no_gradient_and_the_kept_ones_the_same_as_alone(keep):
+    hidden, weight, target = problem(5, masked=0)
+    objective = Objective(name="t", family="nll", keep=keep, threshold=0.2)
+    loss, logp = objective_loss(hidden, weight, target, objective, 10, chunk=6)
+    stays = kept(objective, logp)
+    assert 0 < stays.sum() < len(stays)
+    alone, _ = objective_loss(hidden[stays], weight, target[stays], Objective(name="nll", family="nll"), 10)
+    d_hidden, d_weight = gradients(loss, hidden, weight)
+    assert not d_hidden[~stays].any()
+    assert_same((d_hidden, d_weight), gradients(alone, hidden, weight), 1e-13)
+
+
+def test_the_upstream_gradient_scales_both_gradients_and_only_what_is_wanted_is_computed():
+    hidden, weight, target = problem(6)
+    loss, _ = objective_loss(hidden, weight, target, OBJECTIVES["p"], 5)
+    tripled, _ = objective_loss(hidden, weight, target, OBJECTIVES["p"], 5)
+    assert_same(gradients(3 * tripled, hidden, weight), [3 * g for g in gradients(loss, hidden, weight)], 1e-14)
+    frozen, _ = objective_loss(hidden, weight.detach(), target, OBJECTIVES["p"], 5)
+    (d_hidden,) = gradients(frozen, hidden)
+    assert d_hidden.shape == hidden.shape
+    with torch.no_grad():
+        assert not objective_loss(hidden, weight, target, OBJECTIVES["p"], 5)[0].requires_grad
+
+
+def test_bfloat16_inputs_get_a_float32_softmax():
+    # In bfloat16 these p would round to exactly 1, and their gradient to 0.
+    hidden = torch.tensor([[7.0, 0, 0]], dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.eye(3, dtype=torch.bfloat16, requires_grad=True)
+    target = torch.tensor([0])
+    loss, logp = objective_loss(hidden, weight, target, OBJECTIVES["nll"], 1)
+    assert loss.dtype == logp.dtype == token_logp(hidden, weight, target).dtype == torch.float32
+    assert logp.item() == pytest.approx(-1.822e-3, rel=1e-3)
+    for grads in (
+        gradients(loss, hidden, weight),
+        gradients(-token_logp(hidden, weight, target).sum(), hidden, weight),
+    ):
+        assert all(g.dtype == torch.bfloat16 and g.any() for g in grads)
+
+
+def test_the_two_ways_of_writing_1_minus_p_share_their_gradient():
+    """-p p.detach()^-1 log p, reweighting nll by a detached p (dynamic fine-tuning), is the gradient of 1 - p."""
+    hidden, weight, target = problem(7, masked=0)
+    loss, _ = objective_loss(hidden, weight, target, OBJECTIVES["p"], 1)
+    logp = token_logp(hidden, weight, target)
+    reweighted = -(logp.detach().exp() * logp).sum()
+    assert_same(gradients(loss, hidden, weight), gradients(reweighted, hidden, weight), 1e-12)
+
+
+def test_a_negative_denominator_is_refused():
+    hidden, weight, target = problem(8)
+    with pytest.raises(ValueError, match="denominator"):
+        objective_loss(hidden, weight, target, OBJECTIVES["p"], -1)

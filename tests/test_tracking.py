@@ -1,0 +1,334 @@
+"""Tracking with the real wandb, offline. A failing mirror costs the job one warning and at most a minute."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bll_sweeps.grid.settings import Tracker
+from bll_sweeps.tracking import Run, open_tracker
+from bll_sweeps.tracking import wandb as tracking
+
+ROOT = Path(__file__).resolve().parent.parent
+JOB = "train-0123456789abcdef"
+ROWS = [{"step": step, "tokens": 40 * step, "nll": 1.0 / step, "tokens_per_s": 9.0} for step in (10, 20, 30)]
+KEY = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def tracker(mode: str = "offline") -> Tracker:
+    return Tracker(name="test", wandb=mode)  # type: ignore[arg-type]
+
+
+CONFIG = {
+    "objective": {"name": "p", "family": "power", "alpha": 1.0},
+    "backbone": {"name": "lab-a"},
+    "seed": 3,
+}
+
+
+def start(folder: Path, mode: str = "offline", job_id: str = JOB) -> Run:
+    tags = ["lab", "smoke", "lab"]
+    return open_tracker(
+        tracker(mode), job_id=job_id, kind="train", config=CONFIG, group="lab", tags=tags, folder=folder
+    )
+
+
+def script(body: str) -> list[str]:
+    """A process of its own in which `start(folder, mode)` opens a tracker."""
+    head = f"""
+import logging, os, sys, time
+from pathlib import Path
+from bll_sweeps.grid.settings import Tracker
+from bll_sweeps.tracking import open_tracker, preload, wandb as tracking
+
+def start(folder, mode="offline"):
+    folder = Path(folder).resolve()
+    settings = Tracker(name="test", wandb=mode)
+    names = dict(job_id={JOB!r}, kind="train", group="g", tags=[])
+    return open_tracker(settings, config={{}}, folder=folder, **names)
+"""
+    return [sys.executable, "-c", head + body]
+
+
+def mirror(run: Run, ok: bool = True) -> None:
+    for row in ROWS:
+        run.log(row)
+    run.summary({"final": {"nll": 0.25}})
+    run.close(ok)
+
+
+def leet(folder: Path, *flags: str) -> list[dict[str, Any]]:
+    """What `wandb leet inspect` reads back of the one run under `folder`."""
+    (file,) = folder.rglob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *flags, str(file)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [json.loads(text)] if flags else [json.loads(line) for line in text.splitlines()]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What reaches the job's log; wandb's own loggers write to its own files."""
+    own = [record for record in caplog.records if not record.name.startswith("wandb")]
+    return [record.getMessage() for record in own if record.levelno >= logging.WARNING]
+
+
+def test_an_offline_run_is_the_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mirror(start(tmp_path / "wandb"))
+    (shown,) = leet(tmp_path, "--summary")
+    records = leet(tmp_path)
+    described = next(record["run"] for record in records if record["type"] == "run")
+    assert (shown["run_id"], shown["name"], shown["state"], shown["project"]) == (
+        JOB,
+        "train p lab-a 3",
+        "finished",
+        "bll-sweeps",
+    )
+    assert (described["run_group"], described["job_type"], described["tags"]) == (
+        "lab",
+        "train",
+        ["lab", "smoke"],
+    )
+    assert shown["config"] == CONFIG
+    assert shown["summary"]["final/nll"] == 0.25
+    assert warnings(caplog) == []
+
+
+def test_curves_are_over_steps_and_tokens(tmp_path: Path) -> None:
+    mirror(start(tmp_path / "wandb"))
+    records = leet(tmp_path)
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    assert [row["trainer/global_step"] for row in rows] == [10, 20, 30]
+    assert [row["trainer/tokens"] for row in rows] == [400, 800, 1200]
+    assert [row["train/nll"] for row in rows] == [0.1, 0.05, pytest.approx(1 / 30)]
+    assert rows[0]["perf/tokens_per_s"] == 9
+    axes = {
+        m.get("name") or m["glob_name"]: m.get("step_metric")
+        for m in (r["metric"] for r in records if r["type"] == "metric")
+    }
+    assert axes == {
+        "trainer/global_step": None,
+        "trainer/tokens": tracking.STEP,
+        "train/*": tracking.STEP,
+        "perf/*": tracking.STEP,
+    }
+
+
+def test_a_failed_job_is_a_failed_run(tmp_path: Path) -> None:
+    mirror(start(tmp_path / "wandb"), ok=False)
+    (shown,) = leet(tmp_path, "--summary")
+    assert shown["exit_code"] == 1
+
+
+def test_jobs_of_one_process_keep_apart_and_leave_the_environment_alone(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    for number in (1, 2):
+        mirror(start(tmp_path / str(number), job_id=f"train-{number:016x}"))
+    for number in (1, 2):
+        (shown,) = leet(tmp_path / str(number), "--summary")
+        assert shown["run_id"] == f"train-{number:016x}"
+        assert shown["summary"]["trainer/global_step"] == 30
+    assert dict(os.environ) == before
+
+
+def test_a_second_close_does_nothing(tmp_path: Path) -> None:
+    run = start(tmp_path / "wandb")
+    run.close(True)
+    run.close(False)
+    (shown,) = leet(tmp_path, "--summary")
+    assert shown["exit_code"] == 0
+
+
+@pytest.mark.parametrize("environment, mode", [({}, "off"), ({"WANDB_MODE": "disabled"}, "online")])
+def test_off_imports_no_wandb(environment: dict[str, str], mode: str, tmp_path: Path) -> None:
+    code = f"""
+preload(Tracker(name="t", wandb={mode!r}))
+run = start("wandb", {mode!r})
+run.log({{"step": 1}}); run.summary({{}}); run.close(True)
+sys.exit("wandb" in sys.modules)
+"""
+    subprocess.run(script(code), check=True, cwd=tmp_path, env=child_environment() | environment)
+    assert list(tmp_path.iterdir()) == []
+
+
+def child_environment() -> dict[str, str]:
+    return dict(os.environ) | {"PYTHONPATH": str(ROOT)}
+
+
+def test_wandb_mode_takes_precedence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert type(start(tmp_path, "online")) is Run
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    mirror(start(tmp_path / "wandb", "online"))
+    assert "offline-run" in str(next(tmp_path.rglob("*.wandb")))
+    assert warnings(caplog) == []
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    assert type(start(tmp_path, "off")) is Run
+    assert "did you mean 'offline'" in warnings(caplog)[0]
+
+
+def test_the_key_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    mirror(start(tmp_path / "wandb"))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_no_key_at_a_terminal_asks_for_nothing_and_goes_on_offline(tmp_path: Path) -> None:
+    code = """
+logging.basicConfig(filename="log.txt")
+run = start("wandb", "online")
+run.log({"step": 7, "nll": 1.0}); run.close(True)
+"""
+    controller, terminal = pty.openpty()
+    environment = child_environment() | {"WANDB_BASE_URL": nobody_listens(), "TERM": "xterm"}
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    process = subprocess.Popen(script(code), cwd=tmp_path, env=environment, **streams)
+    assert process.wait(timeout=60) == 0
+    os.close(terminal)
+    os.set_blocking(controller, False)
+    with pytest.raises(OSError):  # nothing was written to the terminal
+        os.read(controller, 1000)
+    os.close(controller)
+    log = (tmp_path / "log.txt").read_text().splitlines()
+    assert len(log) == 1 and "No API key" in log[0]
+    (shown,) = leet(tmp_path, "--summary")
+    assert shown["summary"]["trainer/global_step"] == 7
+
+
+def nobody_listens() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_refused_server_costs_one_warning_and_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", nobody_listens())
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 2)
+    started = time.monotonic()
+    run = start(tmp_path / "wandb", "online")
+    assert time.monotonic() - started < 1  # the job does not wait for the server
+    mirror(run)
+    assert time.monotonic() - started < 60
+    (shown,) = leet(tmp_path, "--summary")
+    assert shown["summary"]["trainer/global_step"] == 30
+    assert len(warnings(caplog)) == 1 and "goes on offline" in warnings(caplog)[0]
+
+
+def test_a_broken_log_call_costs_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    def broken(self: Any, data: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the mirror is broken\nand more")
+
+    monkeypatch.setattr(wandb.Run, "log", broken)
+    mirror(start(tmp_path / "wandb"))
+    (message,) = warnings(caplog)
+    assert "RuntimeError: the mirror is broken" in message and "and more" not in message
+
+
+def test_a_missing_package_costs_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    mirror(start(tmp_path / "wandb", "online"))
+    assert len(warnings(caplog)) == 1
+
+
+def test_a_hang_in_finish_is_left_behind_and_does_not_hold_the_exit(tmp_path: Path) -> None:
+    code = """
+import wandb
+logging.basicConfig(stream=sys.stdout)
+tracking.CLOSE_WITHIN_S = 3.0
+wandb.Run.finish = lambda self, exit_code=None: time.sleep(600)
+run = start("wandb")
+run.log({"step": 1})
+run.close(True)
+"""
+    shown = subprocess.run(
+        script(code),
+        check=True,
+        cwd=tmp_path,
+        env=child_environment(),
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.count("WARNING") == 1
+    assert "left behind" in shown.stdout
+
+
+def test_a_forked_child_of_a_preloaded_worker_can_track(tmp_path: Path) -> None:
+    code = """
+preload(Tracker(name="t"))
+children = []
+for number in (1, 2):
+    pid = os.fork()
+    if pid == 0:
+        run = start(str(number))
+        run.log({"step": number, "nll": 1.0})
+        run.close(True)
+        os._exit(0)
+    children.append(pid)
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+"""
+    subprocess.run(script(code), check=True, cwd=tmp_path, env=child_environment(), timeout=60)
+    for number in (1, 2):
+        (shown,) = leet(tmp_path / str(number), "--summary")
+        assert (shown["run_id"], shown["state"]) == (JOB, "finished")
+        assert shown["summary"]["trainer/global_step"] == number
+
+
+def test_a_later_attempt_online_passes_over_rows_that_the_run_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    asked: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+
+    class Resumed:  # what a server would hand back; there is none here
+        resumed = True
+
+        def __init__(self) -> None:
+            self.summary = {tracking.STEP: 20}
+
+        def define_metric(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def finish(self, exit_code: int) -> None: ...
+
+        def log(self, row: dict[str, Any]) -> None:
+            rows.append(row)
+
+    def init(**kwargs: Any) -> Resumed:
+        asked.update(kwargs)
+        return Resumed()
+
+    monkeypatch.setattr(wandb, "init", init)
+    mirror(start(tmp_path / "wandb", "online"))
+    assert (asked["id"], asked["resume"], asked["settings"].mode) == (JOB, "allow", "online")
+    assert [row[tracking.STEP] for row in rows] == [30]

@@ -1,0 +1,397 @@
+"""The loop: its gradient is the formula's, and neither micro-batches nor interruptions change where it ends.
+
+Run as a script it trains one small model in the given folder, to be killed from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from bll_sweeps.errors import ConfigError
+from bll_sweeps.grid.cell import Objective, Recipe
+from bll_sweeps.grid.settings import Execution
+from bll_sweeps.objectives.catalogue import main_catalogue
+from bll_sweeps.objectives.family import kept, value
+from bll_sweeps.training.data import Example
+from bll_sweeps.training.fit import FitResult, fit, learning_rate
+from bll_sweeps.training.packing import DataOrder
+
+ROOT = Path(__file__).parents[1]
+SURVIVORS = Objective(name="survivors", family="nll", keep="above", threshold=0.05, normaliser="survivors")
+CATALOGUE = {**main_catalogue(), "survivors": SURVIVORS}
+COLUMNS = {"step", "tokens", "objective", "nll", "mean_p", "p_q05", "p_q25", "p_q50", "p_q75", "p_q95"} | {
+    "grad_norm", "kept_fraction", "learning_rate",
+}  # fmt: skip
+RECIPE = Recipe(name="r", learning_rate=3e-3, batch_size=16, steps=20)
+EXECUTION = Execution(name="e", checkpoint_every_steps=6, log_every_steps=4)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def small_model(seed: int = 0) -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(config)
+
+
+def examples(count: int = 40) -> list[Example]:
+    """Prompts of random tokens and a response that counts up from the last one: learnable, lengths 4 to 14."""
+    rng = np.random.default_rng(0)
+    out = []
+    for _ in range(count):
+        prompt = rng.integers(3, 20, rng.integers(1, 9)).tolist()
+        response = [3 + (prompt[-1] + k) % 17 for k in range(1, int(rng.integers(3, 6)))]
+        ids = (*prompt, *response, 1)
+        out.append(Example(ids, len(prompt), ids, False))
+    return out
+
+
+def run(
+    folder: Path,
+    objective: Objective = CATALOGUE["nll"],
+    recipe: Recipe = RECIPE,
+    execution: Execution = EXECUTION,
+    *,
+    model: PreTrainedModel | None = None,
+    seed: int = 5,
+    earlier: tuple[Path, ...] = (),
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> tuple[PreTrainedModel, FitResult]:
+    model = model or small_model()
+    result = fit(
+        model,
+        examples(),
+        objective,
+        recipe,
+        seed,
+        execution,
+        checkpoints=folder / "checkpoints",
+        earlier=[path / "checkpoints" for path in earlier],
+        metrics=folder / "metrics.jsonl",
+        timing=folder / "timing.jsonl",
+        on_progress=on_progress,
+        on_row=on_row,
+    )
+    return model, result
+
+
+def weights(model: PreTrainedModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def stop_at(step: int) -> Callable[[int, int], None]:
+    def on_progress(done: int, total: int) -> None:
+        if done == step:
+            raise Interrupted
+
+    return on_progress
+
+
+# --- what a step computes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_one_step_of_sgd_follows_the_gradient_of_the_formula_on_full_logits(name, tmp_path):
+    recipe = Recipe(
+        name="r", optimizer="sgd", learning_rate=0.5, batch_size=16, steps=1, weight_decay=0.0,
+        warmup_fraction=0.0, clip_norm=1e9, dtype="float64",
+    )  # fmt: skip
+    objective, data = CATALOGUE[name], examples()
+    reference = small_model().double().eval()
+    logps = []
+    for row in DataOrder(5, len(data), recipe).rows(0):
+        ids = torch.tensor(data[row].input_ids)
+        logits = reference(input_ids=ids[None]).logits[0, data[row].prompt_tokens - 1 : -1]
+        logps.append(torch.log_softmax(logits, -1).gather(1, ids[data[row].prompt_tokens :, None])[:, 0])
+    logp = torch.cat(logps)
+    stays = kept(objective, logp)
+    count = stays.sum() if objective.normaliser == "survivors" else len(logp)
+    loss = value(objective, logp).sum() / count
+    loss.backward()
+    moved = torch.cat([(p - 0.5 * p.grad).detach().flatten() for p in reference.parameters()])
+
+    model, result = run(tmp_path, objective, recipe)
+    # Not closer, because transformers' RMSNorm computes in float32 even in a float64 model.
+    torch.testing.assert_close(weights(model), moved, rtol=1e-6, atol=1e-7)
+    assert result.steps == 1 and result.tokens == len(logp)
+    assert result.final["objective"] == pytest.approx(loss.item(), rel=1e-12)
+    assert result.final["nll"] == pytest.approx(-logp.mean().item(), rel=1e-12)
+    assert result.final["mean_p"] == pytest.approx(logp.exp().mean().item(), rel=1e-12)
+    assert result.final["kept_fraction"] == pytest.approx(stays.double().mean().item(), rel=1e-12)
+    assert result.final["p_q25"] == pytest.approx(logp.exp().quantile(0.25).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["nll", "p", "p10", "logp_below", "unlikelihood", "survivors"])
+def test_the_micro_batch_does_not_change_the_result(name, tmp_path):
+    recipe = replace(RECIPE, dtype="float64")
+    expected, whole = run(tmp_path / "0", CATALOGUE[name], recipe)
+    for size in (1, 4, 16):
+        execution = replace(EXECUTION, micro_batch=size)
+        model, result = run(tmp_path / str(size), CATALOGUE[name], recipe, execution)
+        torch.testing.assert_close(weights(model), weights(expected), rtol=1e-8, atol=1e-12)
+        assert result.final == pytest.approx(whole.final, rel=1e-8)
+
+
+def test_weight_decay_spares_biases_and_norms(tmp_path):
+    # Nothing survives this threshold, so decay is all that moves a weight.
+    nothing = Objective(name="nothing", family="nll", keep="above", threshold=1.0, normaliser="survivors")
+    before = dict(small_model().named_parameters())
+    model, result = run(tmp_path, nothing, replace(RECIPE, steps=3, weight_decay=0.5))
+    assert result.final["kept_fraction"] == result.final["grad_norm"] == result.final["objective"] == 0
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (parameter.ndim == 1), name
+
+
+def test_clipping_bounds_the_step_but_not_the_reported_norm(tmp_path):
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=1.0, steps=1, warmup_fraction=0.0, weight_decay=0.0)
+    start = weights(small_model())
+    model, result = run(tmp_path, recipe=replace(recipe, clip_norm=0.01))
+    assert (weights(model) - start).norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert result.final["grad_norm"] > 0.1
+
+
+def test_bfloat16_trains_float32_master_weights(tmp_path):
+    model, result = run(tmp_path, recipe=replace(RECIPE, dtype="bfloat16"))
+    _, single = run(tmp_path / "single")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert result.final["nll"] == pytest.approx(single.final["nll"], rel=0.05)
+
+
+def test_training_raises_the_probability_of_the_targets(tmp_path):
+    found: list[dict[str, Any]] = []
+    recipe = replace(RECIPE, learning_rate=1e-2, steps=60)
+    model, result = run(tmp_path, recipe=recipe, on_row=found.append)
+    assert result.final["mean_p"] > 3 * found[0]["mean_p"] and result.final["nll"] < found[0]["nll"] / 2
+    assert not model.training
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_loss_that_is_not_finite_stops_with_step_objective_and_learning_rate(optimizer, tmp_path):
+    recipe = replace(RECIPE, optimizer=optimizer, learning_rate=1e30, warmup_fraction=0.0)
+    with pytest.raises(FloatingPointError, match=r"at step \d+ \(objective=nll, learning_rate=\S+e\+\d\d\)"):
+        run(tmp_path, recipe=recipe)
+
+
+def test_a_gpu_that_is_not_there_is_a_configuration_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"execution\.device='cuda'"):
+        run(tmp_path, execution=replace(EXECUTION, device="cuda"))
+    run(tmp_path, recipe=replace(RECIPE, steps=1), execution=replace(EXECUTION, device="auto"))
+
+
+# --- the schedule -------------------------------------------------------------------------------------------
+
+
+@given(
+    st.sampled_from(["cosine", "linear", "constant"]),
+    st.integers(1, 300),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_the_rate_warms_up_to_the_recipes_and_falls_to_its_final_fraction(schedule, total, warmup, low):
+    recipe = replace(RECIPE, schedule=schedule, warmup_fraction=warmup, final_lr_fraction=low)
+    rates = [learning_rate(recipe, step, total) / recipe.learning_rate for step in range(total)]
+    assert all(0 < rate <= 1 + 1e-12 for rate in rates)
+    top = int(np.argmax(rates))
+    assert rates[top] == pytest.approx(1.0)
+    assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top:]) <= 1e-12).all()
+    assert rates[-1] >= (1.0 if schedule == "constant" else low) - 1e-12 or top == total - 1
+
+
+def test_schedules_have_their_textbook_values_halfway():
+    recipe = replace(RECIPE, learning_rate=1.0, warmup_fraction=0.1, final_lr_fraction=0.2)
+    assert learning_rate(recipe, 0, 100) == pytest.approx(0.1)
+    assert learning_rate(recipe, 55, 100) == pytest.approx(0.6)
+    assert learning_rate(replace(recipe, schedule="linear"), 55, 100) == pytest.approx(0.6)
+    assert learning_rate(replace(recipe, schedule="linear"), 28, 100) == pytest.approx(0.84)
+    assert learning_rate(replace(recipe, schedule="constant"), 99, 100) == 1.0
+
+
+# --- metrics ------------------------------------------------------------------------------------------------
+
+
+def test_metrics_rows_come_every_few_steps_and_at_the_end_with_timing_beside_them(tmp_path):
+    told: list[dict[str, Any]] = []
+    progress: list[tuple[int, int]] = []
+    recipe = replace(RECIPE, steps=10)
+    _, result = run(
+        tmp_path, CATALOGUE["p_above"], recipe, on_row=told.append, on_progress=lambda *a: progress.append(a)
+    )
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == [4, 8, 10]
+    assert found == told and found[-1] == result.final
+    assert all(set(row) == COLUMNS for row in found)
+    for row in found:
+        assert 0 <= row["p_q05"] <= row["p_q25"] <= row["p_q50"] <= row["p_q75"] <= row["p_q95"] <= 1
+    times = rows(tmp_path, "timing.jsonl")
+    assert [row["step"] for row in times] == [4, 8, 10]
+    assert all(set(row) == {"step", "elapsed_s", "tokens_per_s"} for row in times)
+    assert progress == [(k, 10) for k in range(11)]
+
+
+def test_the_survivors_normaliser_scales_the_gradient_by_one_over_the_kept_fraction(tmp_path):
+    recipe = replace(RECIPE, steps=1, dtype="float64")
+    _, survivors = run(tmp_path / "s", SURVIVORS, recipe)
+    _, everything = run(tmp_path / "a", replace(SURVIVORS, normaliser="all"), recipe)
+    share = survivors.final["kept_fraction"]
+    assert 0 < share < 1
+    assert survivors.final["grad_norm"] * share == pytest.approx(everything.final["grad_norm"], rel=1e-12)
+    assert survivors.final["objective"] * share == pytest.approx(everything.final["objective"], rel=1e-12)
+
+
+# --- reproduction and resumption ----------------------------------------------------------------------------
+
+
+def assert_same_end(folder: Path, model: PreTrainedModel, expected_folder: Path, expected: PreTrainedModel) -> None:
+    assert torch.equal(weights(model), weights(expected))
+    assert (folder / "metrics.jsonl").read_bytes() == (expected_folder / "metrics.jsonl").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(tmp_path):
+    first, _ = run(tmp_path / "1")
+    torch.rand(3)  # whatever happened to torch's generator before
+    second, _ = run(tmp_path / "2")
+    assert_same_end(tmp_path / "2", second, tmp_path / "1", first)
+    other, _ = run(tmp_path / "3", seed=6)
+    assert not torch.equal(weights(other), weights(first))
+
+
+def test_settings_of_torch_are_put_back(tmp_path):
+    for before in (True, False):
+        torch.use_deterministic_algorithms(before)
+        with pytest.raises(Interrupted):
+            run(tmp_path, on_progress=stop_at(1))
+        assert torch.are_deterministic_algorithms_enabled() == before
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(optimizer, dtype, tmp_path):
+    recipe = replace(RECIPE, optimizer=optimizer, dtype=dtype)
+    execution = replace(EXECUTION, micro_batch=5)
+    expected, whole = run(tmp_path / "whole", SURVIVORS, recipe, execution)
+    attempts: list[Path] = []
+    for stop in (3, 8, 15):  # before any checkpoint, and then from steps 6 and 12
+        attempts.append(tmp_path / f"attempt.{stop}")
+        with pytest.raises(Interrupted):
+            run(attempts[-1], SURVIVORS, recipe, execution, earlier=tuple(attempts[:-1]), on_progress=stop_at(stop))
+    progress: list[int] = []
+    model, result = run(
+        tmp_path / "last", SURVIVORS, recipe, execution, model=small_model(99),
+        earlier=tuple(attempts), on_progress=lambda done, _: progress.append(done),
+    )  # fmt: skip
+    assert progress[0] == 12
+    assert result == whole
+    assert_same_end(tmp_path / "last", model, tmp_path / "whole", expected)
+    assert [row["step"] for row in rows(tmp_path / "last", "timing.jsonl")] == [4, 8, 12, 16, 20]
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning_for_an_older_one(tmp_path, caplog):
+    expected, _ = run(tmp_path / "whole")
+    for attempt, stop in (("a", 7), ("b", 13)):
+        with pytest.raises(Interrupted):
+            earlier = (tmp_path / "a",) if attempt == "b" else ()
+            run(tmp_path / attempt, earlier=earlier, on_progress=stop_at(stop))
+    damaged = tmp_path / "b" / "checkpoints" / "step-00000012" / "model.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    progress: list[int] = []
+    earlier = (tmp_path / "b", tmp_path / "a")  # in whichever order they are given
+    model, _ = run(tmp_path / "c", earlier=earlier, on_progress=lambda done, _: progress.append(done))
+    assert "passing over checkpoint" in caplog.text and "step-00000012" in caplog.text
+    assert progress[0] == 6
+    assert_same_end(tmp_path / "c", model, tmp_path / "whole", expected)
+
+
+def test_no_checkpoint_is_written_at_the_last_step_and_only_the_newest_is_kept(tmp_path):
+    run(tmp_path, recipe=replace(RECIPE, steps=18))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000012"]
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_gone_on_from_and_ends_with_the_same_bits(tmp_path):
+    expected, _ = run(tmp_path / "whole")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    attempts: list[Path] = []
+    for stop in (6, 14):  # right behind a checkpoint, and between two
+        folder = tmp_path / f"attempt.{stop}"
+        command = [sys.executable, __file__, str(folder), str(stop), *map(str, attempts)]
+        process = subprocess.run(command, env=environment, timeout=120, capture_output=True, text=True)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        attempts.append(folder)
+    progress: list[int] = []
+    model, _ = run(
+        tmp_path / "last", model=small_model(99), earlier=tuple(attempts),
+        on_progress=lambda done, _: progress.append(done),
+    )  # fmt: skip
+    assert progress[0] == 12
+    assert_same_end(tmp_path / "last", model, tmp_path / "whole", expected)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_moment_leaves_nothing_that_misleads_the_next(tmp_path):
+    expected, _ = run(tmp_path / "whole")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    attempts: list[Path] = []
+    for delay_s in (0.02, 0.1):
+        folder = tmp_path / f"attempt.{delay_s}"
+        command = [sys.executable, __file__, str(folder), "-1", *map(str, attempts)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "training\n"
+        time.sleep(delay_s)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        attempts.append(folder)
+    model, _ = run(tmp_path / "last", earlier=tuple(attempts))
+    assert_same_end(tmp_path / "last", model, tmp_path / "whole", expected)
+
+
+def _train_until_killed() -> None:
+    folder, stop, *earlier = sys.argv[1:]
+    torch.set_num_threads(1)
+
+    def on_progress(done: int, total: int) -> None:
+        if done == 0:
+            print("training", flush=True)
+        if done == int(stop):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(Path(folder), earlier=tuple(Path(e) for e in earlier), on_progress=on_progress)
+
+
+if __name__ == "__main__":
+    _train_until_killed()
