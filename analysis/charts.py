@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.continuum import REFERENCE, logit
-from analysis.figures import CURVES, PRIOR_NAMES, dodge
+from analysis.continuum_figure import dodge
+from analysis.figures import CURVES
 from analysis.intervals import REGION_EDGES, REGIONS
-from analysis.style import MARKERS, REGION_SHADES, colours, in_order
+from analysis.style import MARKERS, PRIOR_NAMES, REGION_SHADES, colours, in_order
 from analysis.table import Results
 from analysis.tables import with_interval
 
@@ -57,7 +58,9 @@ def continuum_chart(gains: pd.DataFrame, formulas: dict[str, str], prior: str) -
     x = alt.X("x:Q", scale=scale, axis=None)
     y_low, y_high = float(data["gain_low"].min()) - 0.04, float(data["gain_high"].max()) + 0.04
     y_scale = alt.Scale(domain=[min(y_low, -0.05), max(y_high, 0.05)], nice=False)
-    tips = [alt.Tooltip(f"{field}:N", title=title) for field, title in _TIPS.items()]
+    tips = [
+        alt.Tooltip(f"{field}:N", title=title) for field, title in _TIPS.items() if field != "variant" or len(menus) > 1
+    ]
     bars = marks.mark_rule(strokeWidth=1.6).encode(
         x=x,
         y=alt.Y("gain_low:Q", scale=y_scale, title=f"score gain over {REFERENCE.upper()}"),
@@ -85,7 +88,7 @@ _TIPS = {
     "n_text": "n",
     "prior_text": "prior strength [95 %]",
     "region": "region",
-    "exposure_text": "items of the task in pretraining",
+    "exposure_text": "pretraining items",
 }
 
 
@@ -115,8 +118,7 @@ def _continuum_data(rows: pd.DataFrame, formulas: dict[str, str]) -> pd.DataFram
         gain_text=[with_interval(r["gain"], r["gain_low"], r["gain_high"]) for r in records],
         prior_text=[with_interval(r["prior"], r["prior_low"], r["prior_high"], 4) for r in records],
         n_text=[
-            f"{r['n']} questions x {r['samples']} samples, {r['seeds']} seed{'s' * (r['seeds'] != 1)}"
-            for r in records
+            f"{r['n']} questions x {r['samples']} samples, {r['seeds']} seed{'s' * (r['seeds'] != 1)}" for r in records
         ],
         exposure_text=["not known" if math.isnan(r["exposure"]) else f"{r['exposure']:.0f}" for r in records],
     )
@@ -168,14 +170,12 @@ def _strip(base: Any, scale: Any, axis: Any, which: str) -> Any:
 
     title = f"prior strength: mean p of the target tokens under the base model, {which} (logit scale)"
     x = alt.X("place:Q", scale=scale, axis=axis, title=title)
-    points = base.transform_aggregate(
-        place="mean(place)", groupby=["point", "task", "backbone", "prior_text"]
-    )
+    points = base.transform_aggregate(place="mean(place)", groupby=["point", "task", "backbone", "prior_text"])
     tips = [alt.Tooltip("point:N", title="point"), alt.Tooltip("prior_text:N", title="prior strength [95 %]")]
     ticks = points.mark_tick(color="#333", thickness=1.5, height=8).encode(x=x, y=alt.value(6), tooltip=tips)
-    text = points.mark_text(
-        angle=320, align="right", baseline="top", fontSize=10, color="#333", dx=-2, dy=8
-    ).encode(x=x, y=alt.value(6), text="point:N", tooltip=tips)
+    text = points.mark_text(angle=320, align="right", baseline="top", fontSize=10, color="#333", dx=-2, dy=8).encode(
+        x=x, y=alt.value(6), text="point:N", tooltip=tips
+    )
     return alt.layer(ticks, text).properties(width=WIDTH, height=78)
 
 
@@ -217,9 +217,7 @@ def curves_chart(results: Results) -> dict[str, Any] | None:
         panel = base.mark_line(strokeWidth=1.6).encode(
             x=alt.X("step:Q", title="optimiser step"), y=y, color=colour, detail="seed:N", tooltip=tips
         )
-        panels.append(
-            (panel.add_params(picked) if i == 0 else panel).properties(width=WIDTH // 3 - 55, height=210)
-        )
+        panels.append((panel.add_params(picked) if i == 0 else panel).properties(width=WIDTH // 3 - 55, height=210))
     return dict(alt.hconcat(*panels).add_params(menu).configure_view(stroke=None).to_dict(validate=False))
 
 

@@ -31,8 +31,8 @@ _COLUMNS = ("gain", "gain_low", "gain_high", "n")
 class Claim:
     """One claim and its points.
 
-    rows: point, variant, comparison, prior (with interval), exposure, gain (with interval) and n as judged, and the same
-    for greedy with the prefix `greedy_`. `counts` is true where the judged interval lies above zero.
+    rows: point, variant, comparison, prior (with interval), exposure, gain (with interval) and n as judged, and the
+    same for greedy with the prefix `greedy_`. `counts` is true where the judged interval lies above zero.
     """
 
     name: str

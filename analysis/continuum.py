@@ -1,8 +1,8 @@
 """Statistics of a sweep: mean scores, gains over NLL paired by question, and where on the continuum they lie.
 
-A point is a (backbone, domain, benchmark, variant). Its place is the prior strength of the base model (paper, Eq. 5), either
-on the clean answers or on the answers as trained (label noise included). Several seeds are averaged within a question
-first, so n stays the number of questions: the interval speaks of other questions, `seed_sd` of other seeds.
+A point is a (backbone, domain, benchmark, variant). Its place is the prior strength of the base model (paper, Eq. 5),
+either on the clean answers or on the answers as trained (label noise included). Several seeds are averaged within a
+question first, so n stays the number of questions: the interval speaks of other questions, `seed_sd` of other seeds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from analysis.intervals import (
     mean_interval,
     nothing,
     paired_difference,
+    paired_differences,
     ratio_interval,
     region,
 )
@@ -45,7 +46,7 @@ _OF_POINT = ["point", "task", "exposure", "noise_kind", "noise_rate"]
 
 
 def means(results: Results, prior: Prior = "clean") -> pd.DataFrame:
-    """One row per point, objective and decoding: mean, low, high, n (questions), samples, seeds, seed_sd, prior, region.
+    """One row per point, objective, decoding: mean, low, high, n (questions), samples, seeds, seed_sd, prior, region.
 
     Rows whose cells are all missing are there, with n = 0.
     """
@@ -67,7 +68,7 @@ def gains(
     count; only seeds that both have. n = 0 where either is missing.
     """
     groups = {tuple(keys.values()): (keys, cells) for keys, cells in _groups(results)}
-    rows = []
+    rows, differences = [], []
     for keys, cells in groups.values():
         if keys["objective"] in (reference, "base"):
             continue
@@ -76,43 +77,34 @@ def gains(
         other = partner[1][partner[1]["state"] == "done"] if partner else done.iloc[:0]
         seeds = set(done["seed"]) & set(other["seed"])
         done, other = done[done["seed"].isin(seeds)], other[other["seed"].isin(seeds)]
-        a_N, samples = _question_means(results, done)
-        b_N, _ = _question_means(results, other)
-        common = a_N.index.intersection(b_N.index)
-        interval = paired_difference(a_N[common].to_numpy(float), b_N[common].to_numpy(float), resamples)
+        difference_N, samples = _difference(results, done, other)
         paired = done.set_index("seed")["mean"] - other.set_index("seed")["mean"]
         seed_sd = float(paired.std()) if len(paired) > 1 else math.nan
-        rows.append(
-            {
-                **keys,
-                **_place(cells, prior),
-                **_fields(interval, "gain"),
-                **_seeds(done, samples),
-                "seed_sd": seed_sd,
-            }
-        )
-    return _ordered(
-        pd.DataFrame(
-            rows,
-            columns=None if rows else [*POINT, *_OF_POINT, "objective", "decoding", "gain", "n", "prior"],
-        )
-    )
+        rows.append({**keys, **_place(cells, prior), **_seeds(done, samples), "seed_sd": seed_sd})
+        differences.append(difference_N)
+    if not rows:
+        return pd.DataFrame(columns=[*POINT, *_OF_POINT, "objective", "decoding", "gain", "n", "prior"])
+    intervals = paired_differences(differences, resamples)
+    return _ordered(pd.DataFrame([row | _fields(one, "gain") for row, one in zip(rows, intervals, strict=True)]))
+
+
+def _difference(results: Results, done: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """Score differences of the questions that both were asked, and the samples behind one score."""
+    a_N, samples = _question_means(results, done)
+    b_N, _ = _question_means(results, other)
+    common = a_N.index.intersection(b_N.index)
+    return a_N[common].to_numpy(float) - b_N[common].to_numpy(float), samples
 
 
 def _groups(results: Results) -> list[tuple[dict[str, str], pd.DataFrame]]:
     by = [*POINT, "objective", "decoding"]
     groups = results.cells.groupby(by, sort=False)
-    return [
-        ({name: str(part) for name, part in zip(by, np.atleast_1d(key), strict=True)}, cells)
-        for key, cells in groups
-    ]
+    return [({name: str(part) for name, part in zip(by, key, strict=True)}, cells) for key, cells in groups]
 
 
 def _question_means(results: Results, done: pd.DataFrame) -> tuple[pd.Series, int]:
     """Score of each question, averaged over samples and then over seeds; and the samples behind one such score."""
-    jobs = dict.fromkeys(
-        (str(job), str(d)) for job, d in zip(done["evaluate"], done["decoding"], strict=True)
-    )
+    jobs = dict.fromkeys((str(job), str(d)) for job, d in zip(done["evaluate"], done["decoding"], strict=True))
     tables = [results.scores[key] for key in jobs]
     if not tables:
         return pd.Series(dtype=float), 0
@@ -122,7 +114,7 @@ def _question_means(results: Results, done: pd.DataFrame) -> tuple[pd.Series, in
 
 def _place(cells: pd.DataFrame, prior: Prior) -> dict[str, object]:
     known = cells[cells[f"prior_{prior}"].notna()]
-    first: dict[str, Any] = (known if len(known) else cells).iloc[0].to_dict()
+    first: dict[Any, Any] = (known if len(known) else cells).iloc[0].to_dict()
     out: dict[str, object] = {key: first[key] for key in _OF_POINT}
     value = float(first[f"prior_{prior}"])
     out |= {
@@ -159,20 +151,15 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="_strength")
 
 
-def crossover(
-    table: pd.DataFrame, objective: str, decoding: str, resamples: int = 2_000, seed: int = 0
-) -> Interval:
-    """The prior strength above which `objective` beats NLL, from `gains`: root of a line through gain against logit(prior).
+def crossover(table: pd.DataFrame, objective: str, decoding: str, resamples: int = 2_000, seed: int = 0) -> Interval:
+    """The prior strength above which `objective` beats NLL: root of a line through gain (of `gains`) and logit(prior).
 
-    The interval resamples points, and within each point its gain by its own interval's width. n is the number of points.
+    The interval resamples points, and within a point its gain by its own interval's width. n is the number of points.
     Nothing (nan) where fewer than 3 points are known or the gain does not rise with prior strength; the interval is
     open (nan) where more than 2.5 % of the resamples have no such root.
     """
     rows = table[
-        (table["objective"] == objective)
-        & (table["decoding"] == decoding)
-        & (table["n"] > 0)
-        & table["prior"].notna()
+        (table["objective"] == objective) & (table["decoding"] == decoding) & (table["n"] > 0) & table["prior"].notna()
     ]
     n = len(rows)
     if n < 3:
@@ -198,9 +185,7 @@ def _roots(x_BN: np.ndarray, y_BN: np.ndarray) -> np.ndarray:
     spread_B = (dx_BN**2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope_B = (dx_BN * y_BN).sum(axis=1) / spread_B
-        return np.where(
-            (slope_B > 0) & (spread_B > 0), x_BN.mean(axis=1) - y_BN.mean(axis=1) / slope_B, np.nan
-        )
+        return np.where((slope_B > 0) & (spread_B > 0), x_BN.mean(axis=1) - y_BN.mean(axis=1) / slope_B, np.nan)
 
 
 def logit(p: np.ndarray) -> np.ndarray:

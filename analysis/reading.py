@@ -16,7 +16,7 @@ from bll_sweeps.store.records import Record, is_done, read_json, read_record
 
 T = TypeVar("T")
 # The record holds the same mean as its rows; a greater difference means that one of them is not what was written.
-SCORE_TOLERANCE = 1e-6
+SCORE_TOLERANCE = 1e-4
 PRIOR_TOLERANCE = 1e-3
 
 
@@ -149,16 +149,12 @@ def _failure(path: Path) -> str:
     return f": {text.splitlines()[0][:200]}" if text else ""
 
 
-def _scores(
-    path: Path, rows: list[dict[str, Any]], told: dict[str, dict[str, Any]]
-) -> dict[str, pd.DataFrame]:
+def _scores(path: Path, rows: list[dict[str, Any]], told: dict[str, dict[str, Any]]) -> dict[str, pd.DataFrame]:
     out: dict[str, pd.DataFrame] = {}
     for decoding, metrics in told.items():
         values = [[float(score) for score in row[decoding]] for row in rows]
         if not values or not all(values):
-            raise StoreError(
-                f"{path} has a question without scores ({decoding}); `bll retry` runs its job again"
-            )
+            raise StoreError(f"{path} has a question without scores ({decoding}); `bll retry` runs its job again")
         table = pd.DataFrame(
             {"score": [math.fsum(v) / len(v) for v in values], "samples": [len(v) for v in values]},
             index=pd.Index([str(row["question"]) for row in rows], name="question"),

@@ -1,4 +1,4 @@
-"""One self-contained HTML page per sweep. It works from a file, loads nothing, and escapes every text of the records."""
+"""One self-contained HTML page per sweep: it works from a file, loads nothing, and escapes what the records say."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pandas as pd
 from analysis.charts import continuum_chart, curves_chart
 from analysis.claims import Claim, claim_rows, judge
 from analysis.continuum import REFERENCE, Prior, crossover, gains, means
-from analysis.figures import PRIOR_NAMES, write_figures
+from analysis.figures import write_figures
 from analysis.intervals import REGION_EDGES
-from analysis.style import in_order
+from analysis.style import PRIOR_NAMES, in_order
 from analysis.table import Results
 from analysis.tables import number, results_csv, with_interval
 from bll_sweeps.store.records import write_text
@@ -32,9 +32,7 @@ def write_report(results: Results, folder: Path, prior: Prior = "clean") -> Path
     return folder / "report.html"
 
 
-def html_page(
-    results: Results, mean_table: pd.DataFrame, gain_table: pd.DataFrame, prior: Prior = "clean"
-) -> str:
+def html_page(results: Results, mean_table: pd.DataFrame, gain_table: pd.DataFrame, prior: Prior = "clean") -> str:
     """The page's text."""
     charts = {
         "continuum": continuum_chart(gain_table, results.formulas, prior),
@@ -66,7 +64,8 @@ def html_page(
         f"<meta http-equiv='Content-Security-Policy' content=\"{_POLICY}\">"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>{escape(results.sweep)} - bll-sweeps</title><style>{_CSS}</style></head><body>"
-        f"<header>{_header(results)}<nav>{links}</nav></header><main>{body}</main>{scripts}{library}<script>{_JS}</script></body></html>\n"
+        f"<header>{_header(results)}<nav>{links}</nav></header><main>{body}</main>"
+        f"{scripts}{library}<script>{_JS}</script></body></html>\n"
     )
 
 
@@ -81,7 +80,7 @@ def _vega() -> str:
 
     version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     return (
-        str(vl_convert.javascript_bundle(vl_version=version))
+        str(vl_convert.javascript_bundle(None, vl_version=version))  # type: ignore[arg-type]
         .replace("</script", "<\\/script")
         .replace("<!--", "<\\!--")
     )
@@ -99,9 +98,9 @@ def _header(results: Results) -> str:
     numbers = ", ".join(str(m.get("launch")) for m in results.launches)
     text = f"<h1>{escape(results.sweep)}</h1><p>launch {escape(numbers)}, {escape(str(launch.get('created_at', '')))}: "
     text += f"{done} of {all_cells} cells have scores"
-    wanting = [f"{all_cells - done} missing"] * (done < all_cells) + [
-        f"{len(results.problems)} problems"
-    ] * bool(results.problems)
+    wanting = [f"{all_cells - done} missing"] * (done < all_cells) + [f"{len(results.problems)} problems"] * bool(
+        results.problems
+    )
     return text + (f" - <a class=warn href='#problems'>{', '.join(wanting)}</a></p>" if wanting else "</p>")
 
 
@@ -120,16 +119,20 @@ def _crossovers(table: pd.DataFrame, prior: Prior) -> str:
                     rows.append([objective, str(decoding), str(variant), value, f"{found.n} points"])
     low, high = (number(edge, 1) for edge in REGION_EDGES)
     note = (
-        f"<p class=note>Bars: 95 % bootstrap interval of the difference to {REFERENCE.upper()}, paired by question; n is the number of "
-        f"questions. Prior strength is measured {PRIOR_NAMES[prior]}. Model-weak: up to {low}; model-strong: from {high}.</p>"
+        f"<p class=note>Bars: 95 % bootstrap interval of the difference to {REFERENCE.upper()}, paired by question; "
+        f"n is the number of questions. Prior strength is measured {PRIOR_NAMES[prior]}. Model-weak: up to {low}; "
+        f"model-strong: from {high}.</p>"
     )
     if not rows:
         return note
     heads = ["objective", "decoding", "variant", "prior strength [95 %]", "n"]
-    text = "<p class=note>A straight line through gain against logit of prior strength; the interval resamples points.</p>"
+    text = (
+        "<p class=note>A straight line through gain against logit of prior strength; the interval resamples points.</p>"
+    )
     return (
         note
-        + f"<details><summary>Where each objective overtakes {REFERENCE.upper()}</summary>{text}{_table(heads, rows)}</details>"
+        + f"<details><summary>Where each objective overtakes {REFERENCE.upper()}</summary>{text}"
+        + f"{_table(heads, rows)}</details>"
     )
 
 
@@ -152,23 +155,22 @@ def _td(cell: Any) -> str:
 
 
 def _cells(results: Results) -> str:
-    heads = ["point", "variant", "objective", "seed", "decoding", "state", "mean [95 %]", "questions", "samples", "prior clean [95 %]",
-             "prior as trained [95 %]", "region", "exposure", "evaluate job"]  # fmt: skip
+    heads = ["point", "variant", "objective", "seed", "decoding", "state", "mean [95 %]", "questions", "samples",
+             "prior clean [95 %]", "prior as trained [95 %]", "region", "exposure", "evaluate job"]  # fmt: skip
     rows = []
-    for r in results.cells.sort_values(
-        ["prior_clean", "point"], ascending=[False, True], kind="stable"
-    ).to_dict("records"):
+    for r in results.cells.sort_values(["prior_clean", "point"], ascending=[False, True], kind="stable").to_dict(
+        "records"
+    ):
         priors = [
-            (with_interval(r[k], r[f"{k}_low"], r[f"{k}_high"], 4), r[k])
-            for k in ("prior_clean", "prior_as_trained")
+            (with_interval(r[k], r[f"{k}_low"], r[f"{k}_high"], 4), r[k]) for k in ("prior_clean", "prior_as_trained")
         ]
         exposure = "" if math.isnan(r["exposure"]) else f"{r['exposure']:.0f}"
         score = (with_interval(r["mean"], r["low"], r["high"]), r["mean"])
         names = [r["point"], r["variant"], r["objective"], r["seed"], r["decoding"], r["state"]]
-        rows.append(
-            [*names, score, r["questions"], r["samples"], *priors, r["region"], exposure, r["evaluate"]]
-        )
-    note = "Click a head to sort. Interval of a mean: Wilson at the effective number of trials; of a prior: bootstrap over sequences."
+        rows.append([*names, score, r["questions"], r["samples"], *priors, r["region"], exposure, r["evaluate"]])
+    note = (
+        "Click a head to sort. Intervals: of a mean, Wilson at the effective number of trials; of a prior, bootstrap."
+    )
     return f"<p class=note>{note}</p>" + _table(heads, rows, sortable=True)
 
 
@@ -177,9 +179,7 @@ def _heatmaps(table: pd.DataFrame, formulas: dict[str, str]) -> str:
     for decoding in dict.fromkeys(table["decoding"]) if len(table) else []:
         some = table[table["decoding"] == decoding]
         names = in_order(some["objective"])
-        heads = "".join(
-            f"<th>{escape(n)}<br><small>{escape(formulas.get(n, ''))}</small></th>" for n in names
-        )
+        heads = "".join(f"<th>{escape(n)}<br><small>{escape(formulas.get(n, ''))}</small></th>" for n in names)
         lines = []
         for (point, variant), rows in some.groupby(["point", "variant"], sort=False):
             by_name = {r["objective"]: r for r in rows.to_dict("records")}
@@ -192,7 +192,8 @@ def _heatmaps(table: pd.DataFrame, formulas: dict[str, str]) -> str:
         text = "; ".join(f"n = {c['n']} questions x {c['samples']} samples" for c in counts[:4])
         caption = f"{escape(str(decoding))}: mean score [95 %], {text or 'n = 0'}; rows by prior strength"
         parts.append(
-            f"<div class=scroll><table class=heat><caption>{caption}</caption><tr><th></th>{heads}</tr>{''.join(lines)}</table></div>"
+            f"<div class=scroll><table class=heat><caption>{caption}</caption><tr><th></th>{heads}</tr>"
+            f"{''.join(lines)}</table></div>"
         )
     return "".join(parts)
 
@@ -205,12 +206,12 @@ def _heat(row: dict[Any, Any] | None) -> str:
         return "<td class=none>missing</td>"
     at = min(max(row["mean"], 0.0), 1.0) * (len(_CIVIDIS) - 1)
     i = min(int(at), len(_CIVIDIS) - 2)
-    colour = ",".join(
-        str(round(a + (b - a) * (at - i))) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True)
-    )
+    colour = ",".join(str(round(a + (b - a) * (at - i))) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True))
     ink = "#fff" if row["mean"] < 0.55 else "#000"
     interval = f"[{number(row['low'], 2)}, {number(row['high'], 2)}]"
-    return f"<td style='background:rgb({colour});color:{ink}'>{number(row['mean'], 2)}<br><small>{interval}</small></td>"
+    return (
+        f"<td style='background:rgb({colour});color:{ink}'>{number(row['mean'], 2)}<br><small>{interval}</small></td>"
+    )
 
 
 def _claims(claims: list[Claim]) -> str:
@@ -219,7 +220,8 @@ def _claims(claims: list[Claim]) -> str:
         heads, rows = claim_rows(claim)
         kind = {"holds": "yes", "does not hold": "no"}.get(claim.verdict, "open")
         parts.append(
-            f"<h3>{escape(claim.statement)}: <span class={kind}>{escape(claim.verdict)}</span></h3><p>{escape(claim.reading)}</p>"
+            f"<h3>{escape(claim.statement)}: <span class={kind}>{escape(claim.verdict)}</span></h3>"
+            f"<p>{escape(claim.reading)}</p>"
         )
         parts.append(_table(heads, [list(row) for row in rows]) if rows else "")
     return "".join(parts)
@@ -234,13 +236,9 @@ def _problems(results: Results) -> str:
     )
     missing = results.missing.drop_duplicates(["point", "variant", "objective", "seed"])
     parts.append("<h3>Missing cells</h3>")
-    rows = [
-        [r["point"], r["variant"], r["objective"], r["seed"], r["why"]] for r in missing.to_dict("records")
-    ]
+    rows = [[r["point"], r["variant"], r["objective"], r["seed"], r["why"]] for r in missing.to_dict("records")]
     parts.append(
-        _table(["point", "variant", "objective", "seed", "why"], rows, sortable=True)
-        if rows
-        else "<p>None.</p>"
+        _table(["point", "variant", "objective", "seed", "why"], rows, sortable=True) if rows else "<p>None.</p>"
     )
     return "".join(parts)
 
@@ -261,7 +259,7 @@ def _provenance(results: Results) -> str:
         return parts[0]
     groups = []
     for (code, versions), some in jobs.groupby(["code", "versions"], sort=False, dropna=False):
-        told = ", ".join(f"{k} {v}" for k, v in json.loads(versions).items())
+        told = ", ".join(f"{k} {v}" for k, v in json.loads(str(versions)).items())
         kinds = ", ".join(f"{n} {kind}" for kind, n in some["kind"].value_counts(sort=False).items())
         hosts = ", ".join(sorted({str(h) for h in some["host"].dropna()}))
         span = f"{some['started_at'].dropna().min()} to {some['finished_at'].dropna().max()}"
@@ -275,21 +273,32 @@ def _provenance(results: Results) -> str:
 
 
 _CSS = """
-:root{font:15px/1.5 system-ui,sans-serif;color:#1c1c1c}body{margin:0}main,header{max-width:1120px;margin:0 auto;padding:0 20px}
-h1{margin:18px 0 0;font-size:26px}h2{font-size:19px;margin:34px 0 8px;border-bottom:1px solid #ddd}h3{font-size:15px;margin:16px 0 4px}
-nav{display:flex;flex-wrap:wrap;gap:14px;font-size:14px}a{color:#0b5d99}.note{color:#555;font-size:13px;max-width:920px}
-.scroll{overflow:auto;max-height:560px;margin:6px 0}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-td,th{padding:3px 9px;text-align:left;border-bottom:1px solid #e4e4e4;white-space:nowrap}thead th{position:sticky;top:0;background:#fff}
-.sortable th{cursor:pointer}.sortable th[data-dir]::after{content:' \\25B2'}.sortable th[data-dir='-1']::after{content:' \\25BC'}
-.heat td,.heat th{text-align:center;border:2px solid #fff;padding:3px 10px;line-height:1.25}.heat tr>th:first-child{text-align:right;font-weight:normal}
-.heat caption{text-align:left;font-size:13px;color:#555;padding:8px 0 4px}.heat small{font-size:11px}.none{color:#a03030;font-style:italic;background:#f7f0f0}
-.yes{color:#0a6b35}.no{color:#a32020}.open{color:#8a6100}.warn{color:#a32020}.chart form{font-size:13px;margin-top:6px}
-.chart .vega-bind{display:inline-block;margin-right:18px}summary{cursor:pointer;font-size:14px}li{overflow-wrap:anywhere}
+:root{font:15px/1.5 system-ui,sans-serif;color:#1c1c1c}body{margin:0}
+main,header{max-width:1120px;margin:0 auto;padding:0 20px}
+h1{margin:18px 0 0;font-size:26px}h2{font-size:19px;margin:34px 0 8px;border-bottom:1px solid #ddd}
+h3{font-size:15px;margin:16px 0 4px}
+nav{display:flex;flex-wrap:wrap;gap:14px;font-size:14px}a{color:#0b5d99}
+.note{color:#555;font-size:13px;max-width:920px}
+.scroll{overflow:auto;max-height:560px;margin:6px 0}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+td,th{padding:3px 9px;text-align:left;border-bottom:1px solid #e4e4e4;white-space:nowrap}
+thead th{position:sticky;top:0;background:#fff}
+.sortable th{cursor:pointer}.sortable th[data-dir]::after{content:' \\25B2'}
+.sortable th[data-dir='-1']::after{content:' \\25BC'}
+.heat td,.heat th{text-align:center;border:2px solid #fff;padding:3px 10px;line-height:1.25}
+.heat tr>th:first-child{text-align:right;font-weight:normal}
+.heat caption{text-align:left;font-size:13px;color:#555;padding:8px 0 4px}.heat small{font-size:11px}
+.none{color:#a03030;font-style:italic;background:#f7f0f0}
+.yes{color:#0a6b35}.no{color:#a32020}.open{color:#8a6100}.warn{color:#a32020}
+.chart form{font-size:13px;margin-top:6px}
+.chart .vega-bind{display:inline-block;margin-right:18px}summary{cursor:pointer;font-size:14px}
+li{overflow-wrap:anywhere}
 """
 _JS = """
 for(const spec of document.querySelectorAll("script[type='application/json']")){
   const place=document.getElementById(spec.id.replace('spec-','chart-'));
-  vegaEmbed(place,JSON.parse(spec.textContent),{ast:true,renderer:'svg',actions:{export:true,source:false,compiled:false,editor:false}})
+  vegaEmbed(place,JSON.parse(spec.textContent),{ast:true,renderer:'svg',
+    actions:{export:true,source:false,compiled:false,editor:false}})
     .catch(e=>{place.textContent='This chart could not be drawn: '+e.message});
 }
 for(const table of document.querySelectorAll('table.sortable')){

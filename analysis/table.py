@@ -127,9 +127,7 @@ class _Cell:
         return self.jobs.get(kind) or ""
 
 
-def load(
-    root: Path, sweep: str | None = None, launch: int | None = None, every_launch: bool = False
-) -> Results:
+def load(root: Path, sweep: str | None = None, launch: int | None = None, every_launch: bool = False) -> Results:
     """Tables of one launch of a sweep (by default the last launch of the sweep launched last), or of all its launches.
 
     Raises UsageError for a sweep or launch that is not there, StoreError for a damaged manifest.
@@ -165,9 +163,7 @@ def load(
 def _find(layout: Layout, sweep: str | None) -> SweepFiles:
     names = layout.sweeps()
     if not names:
-        raise UsageError(
-            f"{layout.root} holds no sweep; `bll launch` makes one, --source names another run root"
-        )
+        raise UsageError(f"{layout.root} holds no sweep; `bll launch` makes one, --source names another run root")
     if sweep is None:
         sweep = names[-1]
     if sweep not in names:
@@ -196,9 +192,7 @@ def _cells(manifests: list[dict[str, Any]]) -> list[_Cell]:
     found: dict[tuple[str, str], _Cell] = {}
     for manifest in manifests:
         for data in manifest["cells"]:
-            cell = _Cell(
-                dict(data["labels"]), list(data.get("overrides") or []), data["jobs"], manifest["launch"]
-            )
+            cell = _Cell(dict(data["labels"]), list(data.get("overrides") or []), data["jobs"], manifest["launch"])
             suffix = _variant(cell, objective=True)
             if suffix:
                 cell.labels["objective"] = f"{cell.labels['objective']}({suffix})"
@@ -262,8 +256,7 @@ def _spread_decodings(cells: list[_Cell], reader: Reader) -> None:
             benchmark = spec["job"]["benchmark"]
             names = sorted(benchmark["decodings"], key=lambda name: (name != benchmark["primary"], name))
             cell.decodings = {
-                name: {**benchmark["decodings"][name], "primary": name == benchmark["primary"]}
-                for name in names
+                name: {**benchmark["decodings"][name], "primary": name == benchmark["primary"]} for name in names
             }
             known.setdefault(cell.labels["benchmark"], cell.decodings)
     for cell in cells:
@@ -318,12 +311,10 @@ def _fill(row: _Row, table: pd.DataFrame) -> None:
 def _task_of(cell: _Cell, reader: Reader) -> dict[str, Any]:
     """Task, its exposure in pretraining and the label noise, from the specs.
 
-    The prior's spec is asked first: an evaluation of the base model is shared by all noise rates, and its spec shows the
+    The prior's spec is asked first: an evaluation of the base model is shared by all noise rates, and its spec has the
     domain of whichever cell was launched first.
     """
-    spec = (
-        reader.spec(cell.job("prior")) or reader.spec(cell.job("train")) or reader.spec(cell.job("evaluate"))
-    )
+    spec = reader.spec(cell.job("prior")) or reader.spec(cell.job("train")) or reader.spec(cell.job("evaluate"))
     if spec is None:
         return {}
     domain, backbone = spec["job"]["domain"], spec["job"]["backbone"]

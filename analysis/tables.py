@@ -11,9 +11,7 @@ from analysis.table import Results
 
 def results_text(results: Results) -> str:
     """A terminal table, a line per cell and decoding, strongest prior first; missing cells and problems below it."""
-    cells = results.cells.sort_values(
-        ["prior_clean", "point", "variant"], ascending=[False, True, True], kind="stable"
-    )
+    cells = results.cells.sort_values(["prior_clean", "point", "variant"], ascending=[False, True, True], kind="stable")
     variants = any(cells["variant"])
     heads = [
         "point",
@@ -52,8 +50,7 @@ def results_text(results: Results) -> str:
         )
     if results.problems:
         parts.append(
-            "problems (these records are not used)\n"
-            + "\n".join(f"  {problem}" for problem in results.problems)
+            "problems (these records are not used)\n" + "\n".join(f"  {problem}" for problem in results.problems)
         )
     return "\n".join(parts) + "\n"
 
@@ -85,8 +82,7 @@ def text_table(heads: list[str], rows: list[list[str]]) -> str:
     widths = [max([len(head), *(len(row[i]) for row in rows)]) for i, head in enumerate(heads)]
     lines = [heads, ["-" * width for width in widths], *rows]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 

@@ -308,24 +308,35 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> int:
-    from analysis import claims, table
+    from analysis import claims, table, tables
 
     layout = _layout(args)
     results = table.load(layout.root, _sweep(args, layout))
     if args.claims:
-        print(claims.text(results))
+        print(claims.claims_text(claims.check(results)), end="")
     else:
-        print(table.results_csv(results) if args.csv else table.results_text(results))
-    return DONE
+        print(tables.results_csv(results) if args.csv else tables.results_text(results), end="")
+    return _with_problems(results.problems)
 
 
 def _report(args: argparse.Namespace) -> int:
-    from analysis.report import write_all
+    from analysis.report import write_report
+    from analysis.table import load
 
     layout = _layout(args)
     sweep = _sweep(args, layout)
-    print(write_all(layout.root, sweep, args.out or layout.report(sweep)))
-    return DONE
+    results = load(layout.root, sweep)
+    page = write_report(results, args.out or layout.report(sweep))
+    code = _with_problems(results.problems)
+    print(page)
+    return code
+
+
+def _with_problems(problems: Sequence[str]) -> int:
+    """Damaged records were left out of what was printed: said on stderr, and by the exit code."""
+    for problem in problems:
+        print(f"bll: {problem}", file=sys.stderr)
+    return FAILED if problems else DONE
 
 
 def _complain(error: Exception, code: int) -> int:

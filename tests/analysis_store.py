@@ -80,9 +80,7 @@ def cell(
             name=backbone,
             source="lab",
             tasks=TASKS,
-            pretraining=Pretraining(
-                shape=shape, exposure=EXPOSURE[backbone], recipe=replace(recipe, name="pretrain")
-            ),
+            pretraining=Pretraining(shape=shape, exposure=EXPOSURE[backbone], recipe=replace(recipe, name="pretrain")),
         ),
         domain=Domain(
             name=task,
@@ -159,9 +157,7 @@ class StoreBuilder:
             "created_at": "2026-11-23T06:00:00+00:00",
             "command": ["bll", "launch", f"sweep={sweep}"],
         }
-        write_json(
-            Layout(self.root).sweep(sweep).manifest(number), {**manifest, "cells": entries, "jobs": jobs}
-        )
+        write_json(Layout(self.root).sweep(sweep).manifest(number), {**manifest, "cells": entries, "jobs": jobs})
 
     def _publish(self, job: Any, result: dict[str, Any], outputs: dict[str, list[dict[str, Any]]]) -> None:
         files = Layout(self.root).job(job.id)
@@ -255,17 +251,11 @@ class StoreBuilder:
     def _evaluate(self, job: Any, one: Cell) -> None:
         sampled, greedy = rates(one)
         rng = _rng(job.id)
-        names = [
-            hashlib.sha256(f"{one.domain.name} {i}".encode()).hexdigest()[:16] for i in range(self.questions)
-        ]
-        p = (
-            sampled
-            if sampled in (0.0, 1.0)
-            else rng.beta(6 * sampled, 6 * (1 - sampled), size=self.questions)
+        names = [hashlib.sha256(f"{one.domain.name} {i}".encode()).hexdigest()[:16] for i in range(self.questions)]
+        p = sampled if sampled in (0.0, 1.0) else rng.beta(6 * sampled, 6 * (1 - sampled), size=self.questions)
+        draws = (rng.random((self.questions, 8)) < np.broadcast_to(np.asarray(p), (self.questions,))[:, None]).astype(
+            int
         )
-        draws = (
-            rng.random((self.questions, 8)) < np.broadcast_to(np.asarray(p), (self.questions,))[:, None]
-        ).astype(int)
         greedy_draws = (rng.random(self.questions) < greedy).astype(int)
         self.score(
             job,
@@ -305,9 +295,7 @@ def rates(one: Cell) -> tuple[float, float]:
     # 20 % noise is what the table was made at; without noise every objective but the weak end's does well.
     shift = (one.domain.noise.rate - 0.2) / 0.2 if one.domain.noise.kind != "none" else -1.0
     fall = 0.5 if name == "nll" else 0.05
-    return float(np.clip(sampled[i] - fall * shift * 0.8, 0, 1)), float(
-        np.clip(greedy[i] - 0.02 * max(shift, 0), 0, 1)
-    )
+    return float(np.clip(sampled[i] - fall * shift * 0.8, 0, 1)), float(np.clip(greedy[i] - 0.02 * max(shift, 0), 0, 1))
 
 
 def _rng(job_id: str) -> np.random.Generator:

@@ -109,7 +109,10 @@ def test_pooling_many_sequences_keeps_the_width() -> None:
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
-@pytest.mark.parametrize(("prior", "name"), [(0.01, "MW"), (0.07, "MW"), (0.5, "MI"), (0.59, "MI"), (0.76, "MS"), (0.81, "MS"), (math.nan, "")])
+@pytest.mark.parametrize(
+    ("prior", "name"),
+    [(0.01, "MW"), (0.07, "MW"), (0.5, "MI"), (0.59, "MI"), (0.76, "MS"), (0.81, "MS"), (math.nan, "")],
+)
 def test_the_papers_prior_strengths_fall_into_its_regions(prior: float, name: str) -> None:
     assert region(prior) == name
 
@@ -117,15 +120,16 @@ def test_the_papers_prior_strengths_fall_into_its_regions(prior: float, name: st
 @pytest.mark.slow
 @pytest.mark.parametrize("ability", [0.5, 0.9])
 def test_the_paired_interval_covers_about_95_percent(ability: float) -> None:
-    """Questions differ in difficulty, both sides answer 8 times: the truth is the mean difference over all questions."""
+    """Questions differ in difficulty, both sides answer 8 times: the truth is the mean over all questions."""
     rng = np.random.default_rng(7)
     n, trials, gain, hits = 100, 600, 0.05, 0
+    truth = _truth(ability, gain)
     for _ in range(trials):
         rate = rng.beta(6 * ability, 6 * (1 - ability), n)
         better = np.clip(rate + gain * rng.exponential(1, n) * (1 - rate), 0, 1)
         a, b = rng.binomial(8, better) / 8, rng.binomial(8, rate) / 8
         interval = paired_difference(a, b, resamples=1000)
-        hits += interval.low <= _truth(ability, gain) <= interval.high
+        hits += interval.low <= truth <= interval.high
     assert hits / trials == pytest.approx(0.945, abs=0.025)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +27,14 @@ SHAPE = ModelShape(hidden_size=8, layers=1, intermediate_size=8, heads=1, kv_hea
 
 
 def domain(task: LabTask, **changes: Any) -> Domain:
-    values: dict[str, Any] = {"name": "d", "source": "lab", "task": "t", "lab": task, "rows": 500, "prompt": "{question}\n"}
+    values: dict[str, Any] = {
+        "name": "d",
+        "source": "lab",
+        "task": "t",
+        "lab": task,
+        "rows": 500,
+        "prompt": "{question}\n",
+    }
     return Domain(**(values | changes))
 
 
@@ -105,7 +115,7 @@ def test_too_few_distinct_questions_name_the_key() -> None:
         held_out(LabTask(dataset="chain_sum", params=ADD.params, held_out=201), "sums")
     assert len(held_out(everything)) == 200
     with pytest.raises(ConfigError, match=r"lab\.tasks\.sums\.held_out=200 leaves no question to train on"):
-        training_rows(domain(everything, task="sums"))
+        training_rows(dataclasses.replace(domain(everything), task="sums"))
 
 
 def test_unknown_datasets_and_parameters_are_named() -> None:
@@ -115,3 +125,15 @@ def test_unknown_datasets_and_parameters_are_named() -> None:
         held_out(LabTask(dataset="spell_backward", params={"length": 3}), "x")
     with pytest.raises(ConfigError, match=r"lab\.tasks\.x\.params=.*max_word_len must be"):
         held_out(LabTask(dataset="spell_backward", params={"min_word_len": 5, "max_word_len": 4}), "x")
+
+
+def test_the_configured_lab_can_be_generated() -> None:
+    conf = Path(__file__).parents[1] / "conf"
+    tasks = yaml.safe_load((conf / "lab" / "standard.yaml").read_text())["tasks"]
+    for name, fields in tasks.items():
+        task = LabTask(**fields)
+        assert len(held_out(task, name)) == task.held_out
+        assert len(training_rows(domain(task, rows=50))) == 50
+    for path in (conf / "backbone").glob("lab-*.yaml"):
+        exposure = yaml.safe_load(path.read_text())["pretraining"]["exposure"]
+        assert exposure.keys() <= tasks.keys(), path.name

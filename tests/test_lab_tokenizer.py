@@ -17,9 +17,7 @@ from bll_sweeps.training.model import load_checkpoint, save_model
 
 TASKS = {
     "spell": LabTask(dataset="spell_backward", params={"min_word_len": 3, "max_word_len": 4}),
-    "rotate": LabTask(
-        dataset="rotate_matrix", params={"min_n": 2, "max_n": 2, "min_rotations": 1, "max_rotations": 1}
-    ),
+    "rotate": LabTask(dataset="rotate_matrix", params={"min_n": 2, "max_n": 2, "min_rotations": 1, "max_rotations": 1}),
 }
 SHAPE = ModelShape(hidden_size=8, layers=1, intermediate_size=8, heads=1, kv_heads=1, max_positions=64)
 

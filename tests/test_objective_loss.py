@@ -111,8 +111,9 @@ def test_any_problem_in_any_chunks_gives_the_gradient_of_the_formula(name, seed,
     loss, _ = objective_loss(hidden, weight, target, OBJECTIVES[name], denominator, chunk)
     expected, _ = naive(hidden, weight, target, OBJECTIVES[name], denominator)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    # Autograd of the formula loses p = 1 against epsilon: an ulp of 1 divided by 1e-3, times the spread.
     for a, b in zip(gradients(loss, hidden, weight), gradients(expected, hidden, weight), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 @every_objective

@@ -212,10 +212,11 @@ def _write_manifest(files: SweepFiles, planned: Plan, specs: list[str], command:
             "cells": [
                 {"labels": c.cell.labels(), "overrides": list(c.cell.overrides), "jobs": c.ids()} for c in planned.cells
             ],
-            "jobs": {
-                p.job.id: {"kind": p.job.kind, "parents": list(p.job.parents)}
+            # In the order in which workers look for work.
+            "jobs": [
+                {"id": p.job.id, "kind": p.job.kind, "parents": list(p.job.parents)}
                 for p in ready_order(list(planned.jobs.values()))
-            },
+            ],
         },
     )
     os.utime(files.folder)  # the order in which sweeps were launched last

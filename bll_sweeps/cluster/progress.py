@@ -50,7 +50,8 @@ class Progress:
     def close(self, status: SweepStatus, workers: int) -> None:
         if self._live is not None:
             self._live.stop()
-        print(self._line(status, workers), flush=True)
+        if (text := self._line(status, workers)) != self._plain_last:
+            print(text, flush=True)
 
     def _line(self, status: SweepStatus, workers: int) -> str:
         parts = [f"{self._title}: {headline(status, workers)}"]
@@ -109,10 +110,10 @@ def print_status(status: SweepStatus, name_of: Callable[[str], str], console: Co
     console.print(
         f"[bold]{escape(status.sweep)}[/] launch {status.launch} of {status.created_at}: {status.cells} cells, {headline(status, 0)}"
     )
-    table = Table(box=None, padding=(0, 2))
-    table.add_column("kind")
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("kind", no_wrap=True, min_width=8)
     for state in (*SHOWN, "total"):
-        table.add_column(state, justify="right")
+        table.add_column(state, justify="right", no_wrap=True, min_width=len(state))
     for kind, counts in status.counts.items():
         table.add_row(
             kind,

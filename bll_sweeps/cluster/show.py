@@ -9,6 +9,7 @@ from typing import Any
 
 from bll_sweeps.cluster.status import damage, failure, find_job, job_state, last_sweep, read_manifest
 from bll_sweeps.errors import StoreError, UsageError
+from bll_sweeps.grid.cell import KINDS
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import live_claim
 from bll_sweeps.store.layout import JobFiles, Layout
@@ -34,7 +35,7 @@ def _cell_jobs(layout: Layout, words: list[str]) -> list[str]:
         raise UsageError(
             f"cell={','.join(words)!r} is ambiguous: {len(cells)} cells of {manifest['sweep']} have these names ({names} ...)"
         )
-    return [job_id for job_id in cells[0]["jobs"].values() if job_id]
+    return [job_id for kind in KINDS if (job_id := cells[0]["jobs"][kind])]
 
 
 def _job(files: JobFiles) -> str:

@@ -196,7 +196,7 @@ class SweepWatch:
 
 
 def read_manifest(layout: Layout, sweep: str, launch: int | None = None) -> dict[str, Any]:
-    """The manifest of a launch (default: the last). UsageError for an unknown sweep."""
+    """The manifest of a launch (default: the last), its jobs by id. UsageError for an unknown sweep."""
     files = layout.sweep(sweep)
     launches = files.launches()
     if not launches:
@@ -204,7 +204,8 @@ def read_manifest(layout: Layout, sweep: str, launch: int | None = None) -> dict
         raise UsageError(
             f"sweep={sweep!r} {one_of(known, sweep)}" if known else f"no sweep has been launched in {layout.root} yet"
         )
-    return read_json(files.manifest(launches[-1] if launch is None else launch))
+    manifest = read_json(files.manifest(launches[-1] if launch is None else launch))
+    return manifest | {"jobs": {job["id"]: job for job in manifest["jobs"]}}
 
 
 def last_sweep(layout: Layout) -> str:

@@ -7,6 +7,7 @@ and no thread, so that forking is safe and results are those of a fresh process.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import logging
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bll_sweeps.cluster.status import failure, read_manifest
+from bll_sweeps.errors import StoreError
+from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import Claim, acquire, process_start
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import is_done
@@ -64,6 +67,7 @@ class Worker:
         layout = Layout(Path(self.root))
         jobs: dict[str, dict[str, Any]] = read_manifest(layout, self.sweep, self.launch)["jobs"]
         preload()
+        _preload_tracker(layout, jobs)
         while not self._told_to_stop():
             batch = self._claim_next(layout, jobs)
             if batch:
@@ -172,6 +176,15 @@ def preload() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # jobs never reach for a hub: data and models are local
     for name in _PRELOAD:
         importlib.import_module(name)
+
+
+def _preload_tracker(layout: Layout, jobs: dict[str, dict[str, Any]]) -> None:
+    """Imports wandb if the jobs log to it. A spec that cannot be read is its job's failure, not the worker's."""
+    from bll_sweeps import tracking
+
+    for job_id in jobs:
+        with contextlib.suppress(StoreError):
+            return tracking.preload(read_spec(layout.job(job_id)).tracker)
 
 
 def _child(layout: Layout, batch: list[Held]) -> None:

@@ -196,6 +196,8 @@ class Pretraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check(self.seed >= 0, "seed", self.seed, "must be >= 0")
+        _positive(self, "max_length")
         for task, items in self.exposure.items():
             _check(items >= 0, f"exposure.{task}", items, "must be >= 0 items")
         _check(
@@ -277,6 +279,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         _positive(self, "max_length")
+        _check(self.seed >= 0, "seed", self.seed, "must be >= 0")
         _check(self.rows >= 0, "rows", self.rows, "must be >= 0")
         _check("{question}" in self.prompt, "prompt", self.prompt, "must contain {question}")
         _check("{answer}" in self.response, "response", self.response, "must contain {answer}")
@@ -514,6 +517,7 @@ class Cell:
     overrides: tuple[str, ...] = label(default=())
 
     def __post_init__(self) -> None:
+        _check(self.seed >= 0, "seed", self.seed, "must be >= 0")
         _check(
             self.benchmark.domain == self.domain.name,
             "benchmark.domain",

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from bll_sweeps.grid.cell import Objective
 from bll_sweeps.objectives.family import value, weight
-from bll_sweeps.objectives.token_logp import IGNORE, chunks, log_softmax_of, softmax_dtype
+from bll_sweeps.objectives.token_logp import IGNORE, add_product, chunks, log_softmax_of, softmax_dtype
 
 
 def objective_loss(
@@ -106,4 +106,4 @@ def _add_gradient(
     if d_hidden is not None:
         d_hidden[index] = dz_CV @ weight_VD
     if d_weight is not None:
-        d_weight += dz_CV.T @ hidden_CD
+        add_product(d_weight, dz_CV.T, hidden_CD)

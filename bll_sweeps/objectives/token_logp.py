@@ -48,6 +48,14 @@ def log_softmax_of(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
     return torch.log_softmax(hidden_CD @ weight_VD.T, dim=-1, dtype=softmax_dtype(hidden_CD))
 
 
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, without a temporary where the dtypes allow it (a float32 total of bfloat16 does not)."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
 class _TokenLogp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, chunk: int) -> Tensor:
@@ -76,5 +84,5 @@ class _TokenLogp(torch.autograd.Function):
             dz_CV.scatter_add_(1, target_N[part].where(seen, 0)[:, None], grad_C[:, None])
             dz_CV = dz_CV.to(hidden_ND.dtype)
             d_hidden[part] = dz_CV @ weight_VD
-            d_weight += dz_CV.T @ hidden_CD
+            add_product(d_weight, dz_CV.T, hidden_CD)
         return d_hidden, d_weight.to(weight_VD.dtype), None, None

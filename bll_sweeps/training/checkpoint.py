@@ -51,9 +51,7 @@ class Checkpoint:
         optimizer.state.clear()
         for key, value in load_file(self.folder / "optimizer.safetensors").items():
             name, _, slot = key.rpartition("/")
-            # AdamW keeps its step count on the CPU, whatever the device of the parameter.
-            device = "cpu" if value.ndim == 0 else parameters[name].device
-            optimizer.state[parameters[name]][slot] = value.to(device)
+            optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)
 
 
 def save(

@@ -65,8 +65,8 @@ def fit(
 
     checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, whose newest
     complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
-    checkpoint carried over. on_progress(steps done, steps in all) after every step; on_row(row) for every new
-    metrics row. Raises FloatingPointError, naming step, objective and learning rate, when a loss or gradient
+    checkpoint carried over. on_progress(steps done, steps in all) after every step; on_row(row) for every
+    metrics row, carried-over ones included. Raises FloatingPointError, naming step, objective and learning rate, when a loss or gradient
     is not finite.
     """
     device = _prepare(model, recipe, execution)
@@ -83,6 +83,8 @@ def fit(
         log = Log(metrics, timing, found.state["metrics"], found.state["timing"])
     trainer = _Trainer(model, sequences, objective, recipe, execution.micro_batch, device, optimizer)
     with deterministic(), log:
+        for row in log.metrics:
+            on_row(row)  # those from before the checkpoint too: a mirror of this attempt is then whole
         on_progress(first, total)
         for step in range(first, total):
             rate = learning_rate(recipe, step, total)
@@ -286,14 +288,18 @@ def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution) -> to
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Only operations that give the same bits every time; the settings before are put back."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    """Only operations that give the same bits every time; the settings before are put back.
+
+    On a GPU an operation without such a form (some attention backward passes) gives a warning instead of an error.
+    """
     settings: Any = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    fill = settings.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     settings.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        settings.fill_uninitialized_memory = before[1]
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        settings.fill_uninitialized_memory = fill

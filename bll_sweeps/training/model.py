@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from bll_sweeps.training.packing import MicroBatch
 
-log = logging.getLogger(__name__)
-
 
 def load_model(folder: Path) -> PreTrainedModel:
     """The causal language model in `folder`, float32 on the CPU, in eval mode. No code of the folder's own is
@@ -30,6 +27,7 @@ def load_model(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     _require(folder)
+    _no_bars()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -61,6 +59,7 @@ def place(model: PreTrainedModel, execution: Execution) -> torch.device:
     """Sets torch's threads and moves the model to the execution's device, which is returned."""
     if torch.get_num_threads() != execution.threads:
         torch.set_num_threads(execution.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic; read when cuBLAS starts
     available = torch.cuda.is_available()
     if execution.device == "cuda" and not available:
         raise ConfigError("execution.device", "cuda", "is not available here: torch sees no GPU")
@@ -73,6 +72,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Writes both (safetensors) to a temporary folder, flushed and renamed to `folder`, which must be absent."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    _no_bars()
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     commit_folder(temporary, folder)
@@ -124,6 +124,13 @@ def check(model: PreTrainedModel, ids: list[int]) -> None:
             f"{type(model).__name__} cannot be trained here: its logits are not its hidden states times its output "
             f"embedding, or it looks ahead (they differ by {error.item():.3g}, the largest is {scale.item():.3g})"
         )
+
+
+def _no_bars() -> None:
+    """transformers draws progress bars into whatever log a job has."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _require(folder: Path) -> None:

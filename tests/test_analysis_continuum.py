@@ -1,0 +1,196 @@
+"""Gains over NLL by question, seeds averaged first, the crossover, and the lab's claims."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.__main__ import main
+from analysis.claims import check, claims_text
+from analysis.continuum import crossover, gains, logit, means
+from analysis.table import load
+from bll_sweeps.grid.cell import Cell
+from tests.analysis_store import StoreBuilder, cell, lab_cells, lab_store
+
+POINTS = (("lab-b", "rot"), ("lab-a", "spell"), ("lab-c", "spell"), ("lab-c", "rot"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    lab_store(root, objectives=("base", "nll", "p", "logp_above"), points=POINTS, questions=50)
+    return root
+
+
+def with_scores(builder: StoreBuilder, one: Cell, sampled: list[list[int]]) -> None:
+    """The cell's jobs done, its evaluation with these samples per question."""
+    rows: list[dict[str, Any]] = [{"question": f"q{i}", "sampled": s, "greedy": [1]} for i, s in enumerate(sampled)]
+    for job in one.jobs():
+        builder.spec(job)
+    if one.prior.id not in builder.written:
+        builder._prior(one.prior, one)
+    builder.written |= {one.prior.id}
+    builder.score(one.evaluate, rows)
+
+
+def test_a_gain_is_the_mean_difference_by_question(store: Path) -> None:
+    results = load(store)
+    table = gains(results)
+    assert set(table["objective"]) == {"p", "logp_above"}
+    row = table.query("point == 'lab-a · spell' and objective == 'p' and decoding == 'sampled'").iloc[0]
+    scored = means(results).set_index(["point", "objective", "decoding"])["mean"]
+    expected = scored["lab-a · spell", "p", "sampled"] - scored["lab-a · spell", "nll", "sampled"]
+    assert row["gain"] == pytest.approx(expected)
+    assert row["gain_low"] < row["gain"] < row["gain_high"]
+    assert (row["n"], row["samples"], row["seeds"]) == (50, 8, 1)
+
+
+def test_points_are_placed_by_the_prior_that_was_asked_for(store: Path) -> None:
+    results = load(store)
+    clean, trained = (
+        gains(results, prior).drop_duplicates("point").set_index("point") for prior in ("clean", "as_trained")
+    )
+    assert clean.loc["lab-b · rot", "prior"] == pytest.approx(0.998, abs=0.01)
+    assert trained.loc["lab-b · rot", "prior"] < 0.9
+    assert clean["prior"].is_monotonic_decreasing
+
+
+def test_only_questions_that_both_were_asked_are_paired(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path)
+    nll, p = (cell("lab-a", "spell", name) for name in ("nll", "p"))
+    with_scores(builder, nll, [[0], [0], [0], [1]])
+    with_scores(builder, p, [[1], [1]])
+    builder.launch([(nll, []), (p, [])])
+    row = gains(load(tmp_path)).query("decoding == 'sampled'").iloc[0]
+    assert (row["n"], row["gain"]) == (2, 1.0)
+
+
+def test_seeds_are_averaged_within_a_question_and_n_stays_the_questions(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path)
+    cells = [cell("lab-a", "spell", name, seed=seed) for name in ("nll", "p") for seed in (0, 1)]
+    for one, scores in zip(cells, ([[0], [0]], [[0], [1]], [[1], [1]], [[1], [0]]), strict=True):
+        with_scores(builder, one, scores)
+    builder.launch([(one, []) for one in cells])
+    results = load(tmp_path)
+    row = gains(results).query("decoding == 'sampled'").iloc[0]
+    assert (row["n"], row["seeds"], row["gain"]) == (2, 2, 0.5)
+    assert row["seed_sd"] == pytest.approx(np.std([1.0, 0.0], ddof=1))
+    mean = means(results).query("objective == 'nll' and decoding == 'sampled'").iloc[0]
+    assert (mean["mean"], mean["n"], mean["seeds"]) == (0.25, 2, 2)
+
+
+def test_only_seeds_of_both_sides_are_compared(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path)
+    cells = [cell("lab-a", "spell", "nll"), cell("lab-a", "spell", "p"), cell("lab-a", "spell", "p", seed=1)]
+    for one, scores in zip(cells, ([[0]], [[0]], [[1]]), strict=True):
+        with_scores(builder, one, scores)
+    builder.launch([(one, []) for one in cells])
+    row = gains(load(tmp_path)).query("decoding == 'sampled'").iloc[0]
+    assert (row["seeds"], row["gain"]) == (1, 0.0)
+
+
+def test_the_base_model_counts_once_however_many_seeds_name_it(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("base",), points=POINTS[:1], seeds=(0, 1, 2), questions=10)
+    row = means(load(tmp_path)).query("decoding == 'sampled'").iloc[0]
+    assert (row["seeds"], row["samples"]) == (1, 8)
+
+
+def test_without_the_reference_a_gain_is_not_known(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("p",), points=POINTS[:1], questions=10)
+    table = gains(load(tmp_path))
+    assert table["n"].tolist() == [0, 0]
+    assert table["gain"].isna().all()
+
+
+def _line(priors: list[float], slope: float, zero: float) -> pd.DataFrame:
+    x = logit(np.array(priors))
+    gain = slope * (x - logit(np.array(zero)))
+    return pd.DataFrame(
+        {
+            "objective": "p",
+            "decoding": "sampled",
+            "n": 100,
+            "prior": priors,
+            "gain": gain,
+            "gain_low": gain - 0.02,
+            "gain_high": gain + 0.02,
+        }
+    )
+
+
+def test_the_crossover_of_a_line_is_its_root() -> None:
+    found = crossover(_line([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], 0.2, 0.7), "p", "sampled")
+    assert found.mean == pytest.approx(0.7, abs=1e-6)
+    assert found.low < 0.7 < found.high
+    assert found.n == 6
+
+
+def test_there_is_no_crossover_where_gain_falls_with_prior_strength_or_points_are_few() -> None:
+    assert math.isnan(crossover(_line([0.05, 0.2, 0.4, 0.6], -0.2, 0.5), "p", "sampled").mean)
+    assert math.isnan(crossover(_line([0.05, 0.9], 0.2, 0.5), "p", "sampled").mean)
+
+
+def test_claims_hold_on_a_store_that_shows_them_and_greedy_is_told_beside(store: Path) -> None:
+    strong, weak = check(load(store))
+    assert (strong.verdict, weak.verdict) == ("holds", "holds")
+    assert len(strong.rows) == 4  # two points above .98, two objectives
+    assert strong.count() == (4, 4)
+    assert strong.count("greedy_")[0] < 4
+    assert "effect of sampling" in strong.reading
+    assert weak.rows["point"].tolist() == ["lab-c · rot"]
+    assert (weak.rows["gain"] > 0).all()
+    text = claims_text([strong, weak])
+    assert text.count("verdict: holds") == 2
+    assert "greedy" in text
+
+
+def test_a_claim_that_the_records_deny_does_not_hold(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path)
+    cells = [cell("lab-b", "rot", name) for name in ("nll", "p", "logp_above")]
+    for one, right in zip(cells, (1, 1, 0), strict=True):
+        with_scores(builder, one, [[right]] * 40)
+    builder.launch([(one, []) for one in cells])
+    strong, weak = check(load(tmp_path))
+    assert strong.verdict == "does not hold"
+    assert strong.count() == (0, 2)
+    assert weak.verdict.startswith("not decided")
+
+
+def test_a_claim_with_a_missing_comparison_is_not_decided(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=50)
+    cells = lab_cells(objectives=("nll", "p", "logp_above"), points=POINTS[:1], questions=50)
+    for one, _ in cells[:-1]:
+        builder.finish(one)
+    builder.launch(cells)
+    strong, _ = check(load(tmp_path))
+    assert strong.verdict == "not decided (1 of 2 comparisons missing)"
+    assert "missing" in claims_text([strong])
+
+
+def test_the_command_prints_claims_and_exits_with_zero_whatever_they_say(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--source", str(store), "--claims"]) == 0
+    assert "verdict: holds" in capsys.readouterr().out
+
+
+def test_the_command_exits_with_two_for_a_usage_error(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--source", str(store)]) == 2
+    assert main(["--source", str(store), "--claims", "--sweep", "lob"]) == 2
+    assert "did you mean 'lab'" in capsys.readouterr().err
+
+
+def test_claims_load_neither_plotting_nor_torch_nor_hydra(store: Path) -> None:
+    code = (
+        "import sys; from analysis.__main__ import main; main(['--source', sys.argv[1], '--claims']);"
+        "print([m for m in ('matplotlib', 'altair', 'torch', 'hydra', 'lm_eval', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")

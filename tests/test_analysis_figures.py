@@ -1,0 +1,164 @@
+"""Figures: nothing is clipped or overlaps, colours keep their objective, the same results give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from analysis.continuum import gains, means
+from analysis.continuum_figure import _apart, continuum, continuum_panels
+from analysis.figures import curves, heatmap, write_figures
+from analysis.style import COLOURS, STYLE, colours, in_order, mathtext
+from analysis.table import Results, load
+from bll_sweeps.grid.cell import Noise
+from tests.analysis_store import OBJECTIVES, lab_store
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    root = tmp_path_factory.mktemp("runs")
+    lab_store(root, objectives=("base", "nll", "p", "p10", "logp_above"), questions=20)
+    return load(root)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    root = tmp_path_factory.mktemp("runs")
+    noises = (Noise(), Noise(kind="uniform", rate=0.2), Noise(kind="imbalanced", rate=0.2))
+    points = (("lab-a", "spell"), ("lab-c", "rot"))
+    lab_store(root, objectives=("nll", "p"), points=points, noises=noises, questions=20)
+    return load(root)
+
+
+@pytest.fixture(autouse=True)
+def style() -> Iterator[None]:
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def sampled(table: Any) -> Any:
+    return table[table["decoding"] == "sampled"]
+
+
+def texts_outside(figure: Any) -> list[str]:
+    """Visible texts that stick out of the figure."""
+    FigureCanvasAgg(figure).draw()
+    box = figure.bbox
+    shown = [t for t in figure.findobj(mpl.text.Text) if t.get_visible() and t.get_text().strip()]
+    beyond = _beyond_limits(figure)
+    extents = [(t.get_text(), t.get_window_extent()) for t in shown if t not in beyond]
+    return [
+        text for text, e in extents if e.x0 < box.x0 - 1 or e.x1 > box.x1 + 1 or e.y0 < box.y0 - 1 or e.y1 > box.y1 + 1
+    ]
+
+
+def _beyond_limits(figure: Any) -> set[Any]:
+    """Labels of ticks outside an axis's limits: they exist, but are not drawn."""
+    out: set[Any] = set()
+    for axis in [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]:
+        low, high = sorted(axis.get_view_interval())
+        ticks = axis.get_major_ticks()
+        out |= {tick.label1 for tick in ticks if not low - 1e-9 <= tick.get_loc() <= high + 1e-9}
+    return out
+
+
+def figure_of(name: str, lab: Results, noise: Results) -> Any:
+    if name == "continuum":
+        return continuum(sampled(gains(lab, resamples=200)), lab.formulas)
+    if name == "panels":
+        return continuum_panels(sampled(gains(noise, resamples=200)), noise.formulas)
+    if name == "heatmap":
+        return heatmap(sampled(means(lab)), lab.formulas)
+    runs = lab.cells[lab.cells["train"] != ""].drop_duplicates("train")
+    return curves(
+        runs[["train", "point", "objective", "seed", "prior_clean", "region"]].merge(lab.curves, on="train"),
+        lab.formulas,
+    )
+
+
+@pytest.mark.parametrize("name", ["continuum", "panels", "heatmap", "curves"])
+def test_no_text_is_clipped(name: str, lab: Results, noise: Results) -> None:
+    assert texts_outside(figure_of(name, lab, noise)) == []
+
+
+@pytest.mark.parametrize("name", ["continuum", "panels", "heatmap", "curves"])
+def test_every_figure_says_its_n(name: str, lab: Results, noise: Results) -> None:
+    assert any("n = " in text.get_text() for text in figure_of(name, lab, noise).texts)
+
+
+def test_the_points_names_in_the_strip_do_not_overlap(lab: Results) -> None:
+    figure = figure_of("continuum", lab, lab)
+    FigureCanvasAgg(figure).draw()
+    strip = figure.axes[1]
+    places = sorted(text.get_position()[0] for text in strip.texts)
+    width = strip.get_xlim()[1] - strip.get_xlim()[0]
+    assert len(places) == 9
+    assert all(b - a >= 0.0519 * width for a, b in pairwise(places))
+
+
+def test_no_error_bar_is_clipped(lab: Results) -> None:
+    table = sampled(gains(lab, resamples=200))
+    low, high = continuum(table, lab.formulas).axes[0].get_ylim()
+    assert low < table["gain_low"].min()
+    assert table["gain_high"].max() < high
+
+
+def test_noise_kinds_go_down_and_rates_across(noise: Results) -> None:
+    figure = figure_of("panels", noise, noise)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["no noise", "uniform noise, 20 %", "no noise", "imbalanced noise, 20 %"]
+
+
+def test_figures_are_png_and_pdf_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+    lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "rot"), ("lab-c", "rot")), questions=5)
+    results = load(tmp_path / "runs")
+    mean_table, gain_table = sampled(means(results)), sampled(gains(results, resamples=200))
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        pngs = write_figures(results, mean_table, gain_table, folder)
+    assert [path.stem for path in pngs] == ["continuum-sampled", "heatmap-sampled", "curves"]
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert {Path(name).suffix for name in names} == {".png", ".pdf"}
+    assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_a_sweep_without_scores_gives_no_figure_of_gains(tmp_path: Path) -> None:
+    lab_store(tmp_path / "runs", objectives=("base",), points=(("lab-a", "rot"),), questions=5)
+    results = load(tmp_path / "runs")
+    pngs = write_figures(results, means(results), gains(results), tmp_path / "figures")
+    assert [path.name for path in pngs] == ["heatmap-sampled.png", "heatmap-greedy.png"]
+
+
+def test_every_objective_of_the_catalogue_has_its_own_colour() -> None:
+    assert set(OBJECTIVES) == set(COLOURS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert colours(["p"]) == {"p": colours(["zeta", "nll", "p"])["p"]}
+    assert colours(["zeta"])["zeta"] not in COLOURS.values()
+
+
+def test_base_comes_first_then_the_reference() -> None:
+    assert in_order(["zeta", "p", "nll", "base"]) == ["base", "nll", "p", "zeta"]
+
+
+def test_formulas_become_mathtext() -> None:
+    assert mathtext("−p^0.1") == "$-p^{0.1}$"
+    assert mathtext("−log p · 1[p ≥ 0.2]") == r"$-\log  p \cdot 1[p \geq  0.2]$"
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=12).map(sorted), st.floats(0.1, 1))
+def test_labels_are_moved_apart_and_no_further_than_needed(x: list[float], gap: float) -> None:
+    places = _apart(np.array(x), gap)
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(places))
+    if all(b - a >= gap for a, b in pairwise(x)):
+        assert places == pytest.approx(np.array(x))

@@ -1,0 +1,150 @@
+"""The command line: bad input is one line that names key, value and choices, exit code 2, nothing started."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Bll
+
+from bll_sweeps.store.layout import Layout
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.mark.parametrize(
+    ("override", "needles"),
+    [
+        ("objective=nl", ["objective='nl'", "did you mean 'nll'", "logp_above"]),
+        ("benchmark=lab-spel", ["benchmark='lab-spel'", "did you mean 'lab-spell'"]),
+        ("sweep=labb", ["sweep='labb'", "did you mean 'lab'", "smoke"]),
+        ("objectiv=nll", ["objectiv", "did you mean 'objective'"]),
+        ("recipe.learnin_rate=1", ["recipe.learnin_rate", "did you mean 'learning_rate'", "batch_size"]),
+        ("backbone.pretraining.exposure.spel=3", ["exposure.spel", "did you mean 'spell'"]),
+        ("hydra.launcher.workes=3", ["hydra.launcher.workes", "did you mean 'workers'"]),
+        ("recipe.learning_rate=fast", ["recipe.learning_rate='fast'", "must be a number"]),
+        ("seed=1.5", ["seed='1.5'", "must be a whole number"]),
+        ("recipe.learning_rate=-0.1", ["recipe.learning_rate=-0.1", "must be finite and greater than 0"]),
+        ("recipe.learning_rate=inf", ["recipe.learning_rate=inf", "must be finite"]),
+        ("objective.threshold=1.5", ["objective.threshold=1.5", "must lie in [0, 1]"]),
+        ("objective.alpha=nan", ["objective.alpha=nan", "must be finite"]),
+        ("objective.family=powr", ["objective.family='powr'", "did you mean 'power'", "unlikelihood"]),
+        ("domain=no-such-domain", ["domain='no-such-domain'", "lab-spell"]),
+        ("domain=lab-add", ["benchmark.domain='lab-spell'", "domain='lab-add'"]),
+        ("domain.task=spel", ["domain.task='spel'", "did you mean 'spell'"]),
+        ("benchmark.task=exact", ["benchmark.task='exact'", "exact_answer"]),
+        ("backbone=glob(zzz*)", ["backbone=glob(zzz*)", "matches nothing"]),
+        ("objective=nll,", ["objective=nll,", "KEY=VALUE"]),
+        ("hydra.launcher.workers=-1", ["hydra.launcher.workers=-1", "must be >= 0"]),
+        ("--no-such-option", ["--no-such-option"]),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(bll: Bll, tmp_path: Path, override: str, needles: list[str]) -> None:
+    done = bll("launch", override)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for needle in needles:
+        assert needle in done.stderr
+    assert not (tmp_path / "runs" / "jobs").exists()
+    assert not (tmp_path / "runs" / "sweeps").exists()
+
+
+def test_a_benchmark_whose_domain_does_not_exist_is_named(bll: Bll, tmp_path: Path) -> None:
+    choice = tmp_path / "conf" / "benchmark" / "odd.yaml"
+    choice.parent.mkdir(parents=True)
+    choice.write_text("defaults:\n  - override /domain@_global_.domain: nowhere\n  - _self_\nname: odd\n")
+    done = bll("launch", "benchmark=odd", env={"BLL_CONF": str(tmp_path / "conf")})
+    assert done.returncode == 2
+    assert "domain='nowhere' is unknown" in done.stderr
+    assert "lab-spell" in done.stderr
+
+
+def test_an_unwritable_run_root_is_named_before_anything_starts(bll: Bll, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = bll("launch", "sweep=smoke", f"paths.root={tmp_path}/file/runs")
+    assert done.returncode == 2
+    assert f"paths.root='{tmp_path}/file/runs' cannot be written (Not a directory)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_data_file_that_is_missing_is_named(bll: Bll, tmp_path: Path) -> None:
+    env = {"BLL_CONF": str(FIXTURES / "user_conf"), "OWN_JSONL": str(tmp_path / "none.jsonl")}
+    done = bll("launch", "benchmark=own", env=env)
+    assert done.returncode == 2
+    assert "domain.path=" in done.stderr
+    assert "none.jsonl" in done.stderr
+
+
+def test_a_wrong_folder_of_own_choices_is_named(bll: Bll) -> None:
+    done = bll("plan", env={"BLL_CONF": "/no/such/folder"})
+    assert done.returncode == 2
+    assert "BLL_CONF='/no/such/folder'" in done.stderr
+
+
+def test_the_plan_of_the_lab_counts_jobs_by_kind_and_trains_less_than_it_has_cells(bll: Bll, tmp_path: Path) -> None:
+    plan = json.loads(bll("plan", "sweep=lab", "--json").stdout)
+    assert {kind: counts["new"] for kind, counts in plan["kinds"].items()} == {
+        "pretrain": 3,
+        "prior": 9,
+        "train": 36,
+        "evaluate": 45,
+    }
+    assert plan["cells"] == 45
+    assert plan["model_loads"] == 39
+    assert plan["gpu_hours"] == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_only_says_where_or_how_changes_no_id(bll: Bll, tmp_path: Path) -> None:
+    def ids(*overrides: str) -> set[str]:
+        from bll_sweeps.cli import _composed, _hydra
+        from bll_sweeps.cluster.launch import plan_cells, resolve_cells
+
+        with _hydra() as hydra:
+            _, composed = _composed(hydra, ["sweep=smoke", f"paths.root={tmp_path}", *overrides])
+        return set(plan_cells(resolve_cells(composed))[1].jobs)
+
+    expected = ids()
+    assert len(expected) == 7
+    for change in ("tracker=off", "execution=cuda", "execution.micro_batch=3", f"paths.root={tmp_path}/other"):
+        assert ids(change) == expected, change
+    assert ids("hydra.launcher.workers=1") == expected
+    assert ids("recipe.weight_decay=0.02") != expected
+
+
+def test_planning_and_status_load_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from bll_sweeps.cli import run; code = run({args!r});"
+        "heavy = [m for m in ('torch', 'transformers', 'lm_eval', 'wandb', 'submitit') if m in sys.modules];"
+        "assert not heavy, heavy; assert code == 0"
+    )
+    Layout(tmp_path).sweep("s").folder.mkdir(parents=True)
+    manifest = {"sweep": "s", "launch": 1, "created_at": "now", "cells": [], "jobs": []}
+    Layout(tmp_path).sweep("s").manifest(1).write_text(json.dumps(manifest))
+    for args in (["plan", "sweep=smoke"], ["status", "--root", str(tmp_path)]):
+        done = subprocess.run([sys.executable, "-c", code.format(args=args)], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_neither_hydra_nor_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\ntry:\n    from bll_sweeps.cli import run; run(['--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["status", "results", "wait", "retry"])
+def test_asking_about_a_sweep_that_was_never_launched_is_a_usage_error(bll: Bll, tmp_path: Path, command: str) -> None:
+    assert "nothing has been launched there" in bll(command).stderr
+    (tmp_path / "runs" / "sweeps" / "lab").mkdir(parents=True)
+    (tmp_path / "runs" / "sweeps" / "lab" / "launch.1.json").write_text(
+        '{"sweep": "lab", "launch": 1, "created_at": "", "cells": [], "jobs": []}'
+    )
+    done = bll(command, "lob")
+    assert done.returncode == 2
+    assert "did you mean 'lab'" in done.stderr

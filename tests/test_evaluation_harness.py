@@ -1,0 +1,256 @@
+"""The harness, over a real model and lm-eval: repeats, prompts, stops, resumption, and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bll_sweeps.errors import ConfigError, StoreError
+from bll_sweeps.evaluation import harness
+from bll_sweeps.evaluation.harness import Checkpoint, EvaluationResult, evaluate
+from bll_sweeps.grid.cell import (
+    Backbone,
+    Benchmark,
+    Decoding,
+    Domain,
+    EvaluateJob,
+    LabTask,
+    ModelShape,
+    Pretraining,
+    Recipe,
+)
+from bll_sweeps.grid.settings import Execution
+from bll_sweeps.lab.model import new_model
+from bll_sweeps.lab.tasks import held_out
+from bll_sweeps.lab.tokenizer import build
+from bll_sweeps.training.model import save_model
+
+SPELL = LabTask(dataset="spell_backward", params={"min_word_len": 3, "max_word_len": 4}, held_out=30)
+SHAPE = ModelShape(hidden_size=16, layers=1, intermediate_size=16, heads=2, kv_heads=1, max_positions=16)
+EXECUTION = Execution(name="cpu", eval_batch=16)
+BENCHMARK = Benchmark(
+    name="spelling",
+    domain="spell",
+    task="exact_answer",
+    questions=10,
+    decodings={"sampled": Decoding(temperature=1.0, samples=4), "greedy": Decoding(temperature=0.0)},
+    primary="sampled",
+    max_new_tokens=5,
+)
+
+
+def evaluation(**changes: Any) -> EvaluateJob:
+    pretraining = Pretraining(
+        shape=SHAPE, exposure={"spell": 8}, recipe=Recipe(name="r", learning_rate=1e-3, batch_size=8)
+    )
+    backbone = Backbone(name="b", source="lab", pretraining=pretraining, tasks={"spell": SPELL})
+    domain = Domain(name="spell", source="lab", task="spell", lab=SPELL, rows=8, prompt="{question}\nAnswer: ")
+    return EvaluateJob(backbone=backbone, domain=domain, benchmark=dataclasses.replace(BENCHMARK, **changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with strong opinions."""
+    tokenizer = build({"spell": SPELL})
+    model = new_model(SHAPE, tokenizer, 0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(10)
+    path = tmp_path_factory.mktemp("harness") / "model"
+    save_model(model, tokenizer, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Checkpoint:
+    return harness.load(folder, EXECUTION)
+
+
+@pytest.fixture
+def run(checkpoint: Checkpoint, tmp_path: Path) -> Callable[..., EvaluationResult]:
+    """`run(benchmark changes, execution=...)` with a journal of its own per call."""
+    calls: list[Path] = []
+
+    def call(execution: Execution = EXECUTION, **changes: Any) -> EvaluationResult:
+        calls.append(tmp_path / f"journal.{len(calls)}")
+        return evaluate(checkpoint, evaluation(**changes), execution, journal=calls[-1])
+
+    return call
+
+
+def texts(result: EvaluationResult, decoding: str = "sampled") -> dict[str, list[str]]:
+    return {row["question"]: row[decoding] for row in result.generations}
+
+
+def test_every_generation_of_every_decoding_is_kept_and_graded(run: Callable[..., EvaluationResult]) -> None:
+    result = run()
+    assert [len(row["sampled"]) for row in result.rows] == [4] * 10
+    assert [len(row["greedy"]) for row in result.rows] == [1] * 10
+    first = held_out(SPELL)[0]
+    assert result.rows[0]["question"] == hashlib.sha256(first.question.encode()).hexdigest()[:16]
+    assert result.generations[0]["prompt"] == f"{first.question}\nAnswer: "
+    assert result.generations[0]["gold"] == first.answer
+    assert len(set(result.generations[0]["sampled"])) > 1  # repeats are not copies
+    assert result.summary["metrics"]["sampled"].keys() == {"mean", "questions", "samples", "stderr"}
+    assert {k: result.summary[k] for k in ("benchmark", "grader", "primary")} == {
+        "benchmark": "spelling",
+        "grader": "exact-v1",
+        "primary": "sampled",
+    }
+
+
+def test_right_answers_are_scored_as_such(
+    run: Callable[..., EvaluationResult], tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    said = texts(run(), "greedy")
+    questions = [row.question for row in held_out(SPELL)[:10]]
+    gold = [said[hashlib.sha256(q.encode()).hexdigest()[:16]][0] if i < 3 else "?" for i, q in enumerate(questions)]
+    changes = file_benchmark(tmp_path, [{"question": q, "answer": a} for q, a in zip(questions, gold, strict=True)])
+    result = run(**changes)
+    assert [row["greedy"] for row in result.rows] == [[1]] * 3 + [[0]] * 7
+    assert result.summary["metrics"]["greedy"]["mean"] == pytest.approx(0.3)
+    assert result.summary["metrics"]["greedy"]["stderr"] == pytest.approx((0.3 * 0.7 * 10 / 9 / 10) ** 0.5)
+
+
+def test_samples_do_not_depend_on_batch_size_other_questions_or_other_decodings(
+    run: Callable[..., EvaluationResult],
+) -> None:
+    whole = texts(run())
+    assert texts(run(Execution(name="cpu", eval_batch=3))) == whole
+    fewer = texts(run(questions=4, decodings={"sampled": Decoding(temperature=1.0, samples=2)}))
+    assert fewer == {question: whole[question][:2] for question in fewer}
+    renamed = run(decodings={"a": Decoding(temperature=0.0), "b": BENCHMARK.decodings["sampled"]}, primary="b")
+    assert texts(renamed, "b") == whole
+
+
+def test_the_seed_changes_samples_and_not_the_greedy_answer(run: Callable[..., EvaluationResult]) -> None:
+    assert texts(run()) == texts(run())
+    assert texts(run()) != texts(run(seed=1))
+    assert texts(run(), "greedy") == texts(run(seed=1), "greedy")
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_bytes(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate(checkpoint, evaluation(), EXECUTION, journal=tmp_path / "whole")
+    lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4  # 10 greedy rows, then 40 sampled ones in 16s
+    (tmp_path / "torn").write_bytes(b"".join(lines[:2]) + lines[2][:50])
+    generated: list[int] = []
+    generate = harness.generate
+    monkeypatch.setattr(harness, "generate", lambda *a, **k: generated.append(len(a[1])) or generate(*a, **k))
+    resumed = evaluate(checkpoint, evaluation(), EXECUTION, journal=tmp_path / "b", earlier=[tmp_path / "torn"])
+    assert resumed == expected and generated == [16, 8]
+    assert (tmp_path / "b").read_bytes() == b"".join(lines[2:])
+
+
+def test_a_foreign_journal_is_not_used(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate(checkpoint, evaluation(), EXECUTION, journal=tmp_path / "a")
+    generated: list[int] = []
+    generate = harness.generate
+    monkeypatch.setattr(harness, "generate", lambda *a, **k: generated.append(1) or generate(*a, **k))
+    another = dataclasses.replace(checkpoint, digest="another model")
+    for i, (model, job) in enumerate(
+        [(another, evaluation()), (checkpoint, evaluation(seed=1)), (checkpoint, evaluation(max_new_tokens=4))]
+    ):
+        generated.clear()
+        evaluate(model, job, EXECUTION, journal=tmp_path / f"b{i}", earlier=[tmp_path / "a"])
+        assert len(generated) == 4
+
+
+def test_generation_ends_before_every_stop_token_of_the_generation_config(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = evaluate(checkpoint, evaluation(), EXECUTION, journal=tmp_path / "a")
+    said = [text for row in free.generations for text in row["sampled"]]
+    stop = Counter(c for c in "".join(said) if ord(c) < 32).most_common(1)[0][0]  # part of no constant piece
+    (stop_id,) = checkpoint.tokenizer(stop)["input_ids"]
+    eos = checkpoint.tokenizer.eos_token_id
+    monkeypatch.setattr(checkpoint.model.generation_config, "eos_token_id", [eos, stop_id])
+    stopped = evaluate(checkpoint, evaluation(), EXECUTION, journal=tmp_path / "b")
+    cut = [text.partition(stop)[0] for text in said]
+    assert cut != said and [text for row in stopped.generations for text in row["sampled"]] == cut
+    assert not any("<eos>" in text or "<pad>" in text for text in said)
+
+
+def test_the_length_is_cut_to_the_context_and_a_prompt_without_room_is_an_error(
+    run: Callable[..., EvaluationResult], checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    result = run(max_new_tokens=500)
+    tokens = [checkpoint.tokenizer(row["prompt"])["input_ids"] for row in result.generations]
+    assert max(map(len, tokens)) < 16  # the context of this model
+    job = evaluation()
+    long = dataclasses.replace(job, domain=dataclasses.replace(job.domain, prompt="0123456789abcdef {question}"))
+    with pytest.raises(ConfigError, match=r"benchmark\.max_new_tokens=5 .*context of 16 tokens"):
+        evaluate(checkpoint, long, EXECUTION, journal=tmp_path / "j")
+
+
+def test_the_prompt_reaches_the_model_as_in_training(
+    checkpoint: Checkpoint, run: Callable[..., EvaluationResult]
+) -> None:
+    from bll_sweeps.training.data import tokenize
+
+    domain = evaluation().domain
+    (example, *_) = tokenize(held_out(SPELL), domain, checkpoint.tokenizer)
+    prompt = run().generations[0]["prompt"]
+    expected = list(example.input_ids[: example.prompt_tokens])
+    assert checkpoint.tokenizer(prompt, add_special_tokens=False)["input_ids"] == expected
+
+
+def test_braces_and_newlines_of_a_question_reach_the_prompt_unchanged(
+    run: Callable[..., EvaluationResult], tmp_path: Path
+) -> None:
+    rows = [{"question": "{{a}} {% b %}\n", "answer": "x"}, {"question": " c ", "answer": "y"}]
+    job_prompts = [row["prompt"] for row in run(**file_benchmark(tmp_path, rows)).generations]
+    assert job_prompts == [f"{row['question']}\nAnswer: " for row in rows]
+
+
+def test_a_folder_is_loaded_and_its_files_are_the_journals_key(folder: Path, tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    result = evaluate(
+        folder, evaluation(), EXECUTION, journal=tmp_path / "j", on_progress=lambda *seen: progress.append(seen)
+    )
+    assert len(result.rows) == 10 and progress[0] == (0, 50) and progress[-1] == (50, 50)
+    assert harness.load(folder, EXECUTION).digest == harness.load(folder, EXECUTION).digest
+
+
+def test_nothing_is_printed_or_reseeded(
+    run: Callable[..., EvaluationResult], capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(5)
+    state, level = torch.random.get_rng_state(), logging.getLogger("lm_eval").level
+    capfd.readouterr()
+    run()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert logging.getLogger("lm_eval").level == level
+    assert capfd.readouterr() == ("", "")
+
+
+def file_benchmark(tmp_path: Path, rows: list[Any]) -> dict[str, Any]:
+    path = tmp_path / "benchmark.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"path": str(path), "digest": hashlib.sha256(path.read_bytes()).hexdigest(), "questions": 0}
+
+
+def test_a_changed_or_malformed_benchmark_file_is_named(run: Callable[..., EvaluationResult], tmp_path: Path) -> None:
+    good = {"question": "a b", "answer": "c"}
+    with pytest.raises(StoreError, match="has changed since it was planned"):
+        run(**(file_benchmark(tmp_path, [good]) | {"digest": "0" * 64}))
+    with pytest.raises(ConfigError, match="row 1 must have the texts question and answer"):
+        run(**file_benchmark(tmp_path, [good, {"question": "a"}]))
+    with pytest.raises(ConfigError, match=r"one question twice \(rows 0 and 1\)"):
+        run(**file_benchmark(tmp_path, [good, good]))
+    with pytest.raises(ConfigError, match=r"benchmark\.questions=3 is more than there are: 1"):
+        run(**(file_benchmark(tmp_path, [good]) | {"questions": 3}))
+    with pytest.raises(ConfigError, match=r"benchmark\.path=.*is not a file"):
+        run(path=str(tmp_path / "missing"))
+    with pytest.raises(ConfigError, match=r"benchmark\.questions=31"):
+        run(questions=31)
