@@ -25,7 +25,9 @@ OBJECTIVES = "nll,p,p10,p0.1,p0.5,p_above,logp_above,logp_below,unlikelihood"
 
 
 def grid(seeds: int, root: str) -> list[str]:
-    """9 objectives x 3 backbones x 2 benchmarks x 8 noise rates x `seeds`: 432 cells per seed, benchmarks choosing domains."""
+    """9 objectives x 3 backbones x 2 benchmarks x 8 noise rates x `seeds`: 432 cells per seed, benchmarks choosing
+    domains.
+    """
     return [
         f"objective={OBJECTIVES}",
         "backbone=lab-a,lab-b,lab-c",
@@ -55,8 +57,10 @@ def measure(hydra: Any, seeds: int, stock: int) -> str:
     stock_s = (time.perf_counter() - stock_started) / len(sample) * len(overrides)
     ours = ended - started
     return (
-        f"{len(overrides):6} cells {len(plan.jobs):6} jobs | compose {composed_at - started:6.2f} s ({composer.compositions} compositions) "
-        f"+ resolve and plan {ended - composed_at:6.2f} s = {ours:6.2f} s, {1e3 * ours / len(overrides):5.2f} ms a cell | "
+        f"{len(overrides):6} cells {len(plan.jobs):6} jobs | "
+        f"compose {composed_at - started:6.2f} s ({composer.compositions} compositions) "
+        f"+ resolve and plan {ended - composed_at:6.2f} s = {ours:6.2f} s, "
+        f"{1e3 * ours / len(overrides):5.2f} ms a cell | "
         f"stock compose {stock_s:7.1f} s | ratio {stock_s / ours:5.1f}"
     )
 

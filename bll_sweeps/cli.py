@@ -51,8 +51,10 @@ def run(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bll",
-        description="Sweeps of fine-tuning objectives f(p) over backbones and benchmarks, placed on the model-capability continuum.",
-        epilog="First steps: `bll plan sweep=lab`, `bll launch sweep=lab`, `bll report lab`. Exit codes: 0 done, 1 jobs failed, 2 usage.",
+        description="Sweeps of fine-tuning objectives f(p) over backbones and benchmarks, "
+        "placed on the model-capability continuum.",
+        epilog="First steps: `bll plan sweep=lab`, `bll launch sweep=lab`, `bll report lab`. "
+        "Exit codes: 0 done, 1 jobs failed, 2 usage.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -146,9 +148,8 @@ def _plan(args: argparse.Namespace) -> int:
         print(f"  {kind:9} {counts['total']:5}  {states}")
     print(f"  model loads for evaluation: {summary['model_loads']}; GPU hours: {summary['gpu_hours']:g}")
     if stale:
-        print(
-            f"  {len(stale)} done jobs were made by other code (`--rerun-stale` runs them again): {' '.join(stale[:4])}{' ...' if len(stale) > 4 else ''}"
-        )
+        some = " ".join(stale[:4]) + (" ..." if len(stale) > 4 else "")
+        print(f"  {len(stale)} done jobs were made by other code (`--rerun-stale` runs them again): {some}")
     return DONE
 
 

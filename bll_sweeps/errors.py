@@ -13,7 +13,8 @@ class UsageError(ValueError):
 class ConfigError(UsageError):
     """A configuration value that cannot be used.
 
-    `key` is the dotted key as the user writes it (`objective.alpha`), `problem` says what is wrong and what is accepted.
+    `key` is the dotted key as the user writes it (`objective.alpha`), `problem` says what is wrong and what is
+    accepted.
     """
 
     def __init__(self, key: str, value: object, problem: str):

@@ -58,7 +58,7 @@ def run_attempt(layout: Layout, job_id: str, claim: Claim, attempt: Attempt) -> 
         write_json(attempt.provenance, provenance | finished)
         if not claim.held():
             raise StoreError(
-                f"another worker took {job_id} over while this one was silent; its result will count, this one is discarded"
+                f"another worker took {job_id} over while this one was silent: its result will count, not this one"
             )
         if not publish(files, attempt):
             log.warning("%s was already done; this attempt's result is left unused", job_id)

@@ -30,7 +30,8 @@ class JobContext:
         return [a for a in reversed(self.layout.job(self.spec.job.id).attempts()) if a.number < self.attempt.number]
 
     def parent_output(self, job_id: str, name: str) -> Path:
-        """A finished parent's output, digests checked. StoreError if the parent is not done or its output is damaged."""
+        """A finished parent's output, digests checked. StoreError if the parent is not done or its output is damaged.
+        """
         record = read_record(self.layout.job(job_id))
         if record is None:
             raise StoreError(f"the parent {job_id} is not done")
@@ -43,7 +44,9 @@ class JobContext:
         return Path(backbone.path)
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Tells how far the job is (for `bll status`); at most twice a second, and not flushed: a lost one does no harm."""
+        """Tells how far the job is (for `bll status`); at most twice a second, and not flushed: a lost one does no
+        harm.
+        """
         now = time.monotonic()
         if now - self._told >= 0.5 or done >= total:
             self._told = now

@@ -19,9 +19,17 @@ def run(job: TrainJob, context: JobContext) -> Result:
 
 
 def fit_and_save(
-    context: JobContext, model: Any, tokenizer: Any, examples: list[Any], objective: Objective, recipe: Recipe, seed: int
+    context: JobContext,
+    model: Any,
+    tokenizer: Any,
+    examples: list[Any],
+    objective: Objective,
+    recipe: Recipe,
+    seed: int,
 ) -> Result:
-    """Trains from the newest checkpoint of earlier attempts, saves `model/` and the curves, mirrors them to the tracker."""
+    """Trains from the newest checkpoint of earlier attempts, saves `model/` and the curves, mirrors them to the
+    tracker.
+    """
     from bll_sweeps.training.fit import fit
     from bll_sweeps.training.model import save_model
 

@@ -18,7 +18,9 @@ Bll = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def bll(tmp_path: Path) -> Bll:
-    """`bll("plan", "sweep=lab")` -> CompletedProcess with stdout and stderr; run root and working directory in tmp_path."""
+    """`bll("plan", "sweep=lab")` -> CompletedProcess with stdout and stderr; run root and working directory in
+    tmp_path.
+    """
 
     def call(*args: str, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"BLL_RUNS": str(tmp_path / "runs"), "COLUMNS": "200"} | (env or {})

@@ -125,7 +125,9 @@ def test_planning_and_status_load_no_torch(tmp_path: Path) -> None:
     manifest = {"sweep": "s", "launch": 1, "created_at": "now", "cells": [], "jobs": []}
     Layout(tmp_path).sweep("s").manifest(1).write_text(json.dumps(manifest))
     for args in (["plan", "sweep=smoke"], ["status", "--root", str(tmp_path)]):
-        done = subprocess.run([sys.executable, "-c", code.format(args=args)], capture_output=True, text=True, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(args=args)], capture_output=True, text=True, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
 
 

@@ -19,7 +19,8 @@ def ids(cell: Cell) -> dict[str, str]:
 
 
 def test_ids_are_pinned_across_releases() -> None:
-    """A change here makes every user's finished jobs unknown: raise KIND_VERSION, say so in the CHANGELOG, then edit."""
+    """A change here makes every user's finished jobs unknown: raise KIND_VERSION, say so in the CHANGELOG, then edit.
+    """
     assert ids(make_cell()) == {
         "pretrain": "pretrain-db2405bf21b7a410",
         "prior": "prior-6123c17964b7229f",
@@ -84,7 +85,9 @@ def test_two_ways_of_writing_one_objective_are_one_job() -> None:
 
 
 def test_noise_of_rate_zero_is_no_noise() -> None:
-    assert ids(make_cell(**{"domain.noise": {"kind": "missing", "rate": 0.0}})) == ids(make_cell(**{"domain.noise": {}}))
+    assert ids(make_cell(**{"domain.noise": {"kind": "missing", "rate": 0.0}})) == ids(
+        make_cell(**{"domain.noise": {}})
+    )
 
 
 def test_a_task_with_no_pretraining_items_is_the_same_as_one_that_is_not_named() -> None:
@@ -103,7 +106,12 @@ def test_base_does_not_depend_on_recipe_or_seed() -> None:
 @given(alpha=st.floats(0, 20), rate=st.floats(0, 1), steps=st.integers(0, 10_000), seed=st.integers(0, 5))
 def test_a_job_read_back_from_json_has_the_same_id(alpha: float, rate: float, steps: int, seed: int) -> None:
     cell = make_cell(
-        **{"objective.alpha": alpha, "domain.noise": {"kind": "uniform", "rate": rate}, "recipe.steps": steps, "seed": seed}
+        **{
+            "objective.alpha": alpha,
+            "domain.noise": {"kind": "uniform", "rate": rate},
+            "recipe.steps": steps,
+            "seed": seed,
+        }
     )
     for job in cell.jobs():
         assert build(JOB_TYPES[job.kind], to_plain(job)).id == job.id

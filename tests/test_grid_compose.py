@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hydra import compose
 from omegaconf import OmegaConf
 
 from bll_sweeps.cli import _hydra

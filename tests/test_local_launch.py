@@ -107,7 +107,11 @@ def test_killing_everything_three_times_changes_no_record(reference: Path, tmp_p
         process = start(root, *SWEEP)
         tried = sum(attempts(root).values()) if (root / "jobs").exists() else 0
         # Into the middle of the work: after the next job has begun, at a random moment.
-        wait_for(lambda tried=tried, p=process: p.poll() is not None or ((root / "jobs").exists() and sum(attempts(root).values()) > tried))
+        wait_for(
+            lambda tried=tried, p=process: (
+                p.poll() is not None or ((root / "jobs").exists() and sum(attempts(root).values()) > tried)
+            )
+        )
         time.sleep(chance.uniform(0.0, 3.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -117,7 +121,9 @@ def test_killing_everything_three_times_changes_no_record(reference: Path, tmp_p
     assert results(root) == results(reference)
 
 
-def test_a_killed_job_is_a_failure_with_a_reason_and_resumes_from_its_checkpoint(reference: Path, tmp_path: Path, bll: Bll) -> None:
+def test_a_killed_job_is_a_failure_with_a_reason_and_resumes_from_its_checkpoint(
+    reference: Path, tmp_path: Path, bll: Bll
+) -> None:
     root = tmp_path / "runs"
     process = start(root, *SWEEP, "objective=nll")
 
@@ -136,7 +142,10 @@ def test_a_killed_job_is_a_failure_with_a_reason_and_resumes_from_its_checkpoint
     assert bll("retry").returncode == 0
     train = job_of(root, "train")
     assert len(train.attempts()) == 2
-    assert read_record(train).attempt.record.read_bytes() == read_record(reference_job(reference, train)).attempt.record.read_bytes()
+    assert (
+        read_record(train).attempt.record.read_bytes()
+        == read_record(reference_job(reference, train)).attempt.record.read_bytes()
+    )
 
 
 def reference_job(reference: Path, job: JobFiles) -> JobFiles:
@@ -160,7 +169,9 @@ def test_ctrl_c_leaves_no_process_and_the_same_command_goes_on(reference: Path, 
 
 
 @pytest.mark.parametrize("damage", ["record", "output", "spec and output"])
-def test_what_is_damaged_is_named_never_used_and_recovered_by_retry(copy: Path, reference: Path, bll: Bll, damage: str) -> None:
+def test_what_is_damaged_is_named_never_used_and_recovered_by_retry(
+    copy: Path, reference: Path, bll: Bll, damage: str
+) -> None:
     train = job_of(copy, "train")
     attempt = read_record(train).attempt
     named = attempt.record
@@ -178,7 +189,9 @@ def test_what_is_damaged_is_named_never_used_and_recovered_by_retry(copy: Path, 
     assert results(copy) == results(reference)
 
 
-def test_an_output_that_was_changed_without_changing_its_size_stops_the_job_that_needs_it(copy: Path, reference: Path, bll: Bll) -> None:
+def test_an_output_that_was_changed_without_changing_its_size_stops_the_job_that_needs_it(
+    copy: Path, reference: Path, bll: Bll
+) -> None:
     train = job_of(copy, "train")
     weights = read_record(train).attempt.output("model") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\1\2\3")
@@ -198,7 +211,14 @@ def test_a_failure_has_its_traceback_blocks_its_children_and_does_not_stop_the_r
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     env = {"BLL_CONF": str(FIXTURES / "user_conf"), "OWN_JSONL": str(data)}
-    args = ["objective=base,nll", "backbone=lab-tiny", "benchmark=own", "recipe=lab-tiny", "recipe.steps=2", "tracker=off"]
+    args = [
+        "objective=base,nll",
+        "backbone=lab-tiny",
+        "benchmark=own",
+        "recipe=lab-tiny",
+        "recipe.steps=2",
+        "tracker=off",
+    ]
     done = bll("launch", *args, env=env)
     assert done.returncode == 1
     status = bll("status", "--json")
@@ -243,7 +263,14 @@ def test_detached_workers_outlive_the_launch_and_can_be_waited_for(tmp_path: Pat
     [
         ["objective=nll", "backbone=lab-tiny", "benchmark=lab-tiny", "recipe=lab-tiny"],
         ["-m", "hydra/launcher=basic", "sweep=smoke"],
-        ["-m", "hydra/sweeper=basic", "objective=base,nll", "backbone=lab-tiny", "benchmark=lab-tiny", "recipe=lab-tiny"],
+        [
+            "-m",
+            "hydra/sweeper=basic",
+            "objective=base,nll",
+            "backbone=lab-tiny",
+            "benchmark=lab-tiny",
+            "recipe=lab-tiny",
+        ],
     ],
     ids=["one cell", "Hydra's own launcher", "Hydra's own sweeper"],
 )

@@ -37,7 +37,8 @@ def test_a_released_claim_is_free_at_once(tmp_path: Path) -> None:
 
 def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib; from bll_sweeps.store.claims import acquire; from bll_sweeps.store.layout import JobFiles;"
+        "import sys, time, pathlib; from bll_sweeps.store.claims import acquire;"
+        "from bll_sweeps.store.layout import JobFiles;"
         "assert acquire(JobFiles(pathlib.Path(sys.argv[1]))); print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

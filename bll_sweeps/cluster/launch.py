@@ -1,4 +1,6 @@
-"""Launching is declaring: cells -> plan, frozen specs and a manifest on disk. What then runs the jobs is local.py's to say."""
+"""Launching is declaring: cells -> plan, frozen specs and a manifest on disk. What then runs the jobs is local.py's
+to say.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,8 @@ def clear_failure(files: JobFiles) -> None:
 
 
 def reopen(layout: Layout, manifest: dict[str, Any]) -> list[str]:
-    """For `bll retry`: makes failed and damaged jobs of a launch runnable again; the ids of these. Nothing else is touched.
+    """For `bll retry`: makes failed and damaged jobs of a launch runnable again; the ids of these. Nothing else is
+    touched.
 
     Parents of failed jobs are read whole, since a damaged output of theirs may be why.
     """
@@ -114,7 +117,9 @@ def reopen(layout: Layout, manifest: dict[str, Any]) -> list[str]:
 
 
 def reopened(layout: Layout, sweep: str) -> tuple[Declared, list[str]]:
-    """The last launch of `sweep` with its failed and damaged jobs made runnable, as something that can be run; their ids."""
+    """The last launch of `sweep` with its failed and damaged jobs made runnable, as something that can be run; their
+    ids.
+    """
     manifest = read_manifest(layout, sweep)
     ids = reopen(layout, manifest)
     return Declared(layout, sweep, manifest["launch"], Plan((), {})), ids

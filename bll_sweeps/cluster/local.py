@@ -24,7 +24,9 @@ REFRESH_S = 0.5
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """workers: processes (0: one per core, never more than jobs). timeout_min: of a worker. detach: leave them running."""
+    """workers: processes (0: one per core, never more than jobs). timeout_min: of a worker. detach: leave them
+    running.
+    """
 
     workers: int = 0
     timeout_min: int = 10080
@@ -56,7 +58,8 @@ def run_declared(declared: Declared, options: LocalOptions) -> SweepStatus:
     folder = declared.layout.workers / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder.mkdir(parents=True, mode=0o700)
     print(
-        f"{declared.sweep}: {left} jobs on {workers} worker{'s' if workers > 1 else ''} (launch {declared.launch}, {declared.layout.root})",
+        f"{declared.sweep}: {left} jobs on {workers} worker{'s' if workers > 1 else ''} "
+        f"(launch {declared.launch}, {declared.layout.root})",
         flush=True,
     )
     if options.detach:
@@ -104,7 +107,9 @@ def _start(declared: Declared, options: LocalOptions, workers: int, folder: Path
 
 
 def _leave(declared: Declared, options: LocalOptions, folder: Path) -> None:
-    """Goes on in a session of its own, which neither the terminal's end nor Ctrl-C reaches; its output goes to a file."""
+    """Goes on in a session of its own, which neither the terminal's end nor Ctrl-C reaches; its output goes to a
+    file.
+    """
     if os.fork():
         return
     os.setsid()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bll_sweeps.cluster.status import SHOWN, JobStatus, SweepStatus
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console, Group, RenderableType
 
 PLAIN_EVERY_S = 10.0
 _COLOUR = {
@@ -73,7 +73,7 @@ class Progress:
                 f"{counts['done']}/{counts['total']}",
                 *(str(counts[s] or "") for s in ("running", "pending", "failed", "blocked")),
             )
-        lines = [Text(f"{self._title}: {headline(status, workers)}", style="bold"), table]
+        lines: list[RenderableType] = [Text(f"{self._title}: {headline(status, workers)}", style="bold"), table]
         for job in [job for job in status.jobs if job.state == "running"][:8]:
             lines.append(Text(f"  {self._name_of(job.id)}  {job.detail}", style="cyan"))
         return Group(*lines)
@@ -83,8 +83,8 @@ def headline(status: SweepStatus, workers: int) -> str:
     """`63/93 jobs done, 2 failed, about 1 min 20 s to go`."""
     text = f"{status.number('done')}/{len(status.jobs)} jobs done"
     for state in ("failed", "blocked", "damaged"):
-        if status.number(state):  # type: ignore[arg-type]
-            text += f", {status.number(state)} {state}"  # type: ignore[arg-type]
+        if status.number(state):
+            text += f", {status.number(state)} {state}"
     eta = status.eta_s(workers)
     if eta and not status.finished:
         text += f", about {duration(eta)} to go"
@@ -108,7 +108,8 @@ def print_status(status: SweepStatus, name_of: Callable[[str], str], console: Co
 
     console = console or Console(highlight=False, soft_wrap=True)
     console.print(
-        f"[bold]{escape(status.sweep)}[/] launch {status.launch} of {status.created_at}: {status.cells} cells, {headline(status, 0)}"
+        f"[bold]{escape(status.sweep)}[/] launch {status.launch} of {status.created_at}: "
+        f"{status.cells} cells, {headline(status, 0)}"
     )
     table = Table(box=None, padding=(0, 1))
     table.add_column("kind", no_wrap=True, min_width=8)

@@ -33,7 +33,8 @@ def _cell_jobs(layout: Layout, words: list[str]) -> list[str]:
     if len(cells) > 1:
         names = "; ".join(",".join(map(str, cell["labels"].values())) for cell in cells[:4])
         raise UsageError(
-            f"cell={','.join(words)!r} is ambiguous: {len(cells)} cells of {manifest['sweep']} have these names ({names} ...)"
+            f"cell={','.join(words)!r} is ambiguous: {len(cells)} cells of {manifest['sweep']} "
+            f"have these names ({names} ...)"
         )
     return [job_id for kind in KINDS if (job_id := cells[0]["jobs"][kind])]
 
@@ -76,7 +77,9 @@ def _outcome(files: JobFiles, state: str) -> list[str]:
 
 
 def log_text(layout: Layout, job_id: str, *, follow: bool = False) -> Iterator[str]:
-    """The log of the job's last attempt, in pieces; with `follow` until the job no longer runs. UsageError if there is none."""
+    """The log of the job's last attempt, in pieces; with `follow` until the job no longer runs. UsageError if there
+    is none.
+    """
     files = layout.job(job_id)
     attempts = files.attempts()
     if not attempts and not follow:

@@ -156,7 +156,8 @@ class SweepStatus:
 
 
 class SweepWatch:
-    """Follows one launch of a sweep; finished jobs are read once, so that a refresh of thousands of jobs stays cheap."""
+    """Follows one launch of a sweep; finished jobs are read once, so that a refresh of thousands of jobs stays cheap.
+    """
 
     def __init__(self, layout: Layout, sweep: str, launch: int | None = None):
         self.layout = layout
@@ -217,7 +218,9 @@ def last_sweep(layout: Layout) -> str:
 
 
 def find_job(layout: Layout, text: str) -> str:
-    """The id of the one job whose id starts with `text`, or with `text` after its kind. UsageError if there is not just one."""
+    """The id of the one job whose id starts with `text`, or with `text` after its kind. UsageError if there is not
+    just one.
+    """
     folder = layout.jobs
     known = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     hits = [job_id for job_id in known if job_id == text] or [

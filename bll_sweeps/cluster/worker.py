@@ -83,7 +83,9 @@ class Worker:
         return self.launcher is not None and process_start(self.launcher[0]) != self.launcher[1]
 
     def _claim_next(self, layout: Layout, jobs: dict[str, dict[str, Any]]) -> list[Held]:
-        """The next ready job, claimed; for an evaluation also the others of its checkpoint, so that one load serves all."""
+        """The next ready job, claimed; for an evaluation also the others of its checkpoint, so that one load serves
+        all.
+        """
         for job_id, entry in jobs.items():
             held = self._claim(layout, job_id, entry)
             if held is None:
@@ -129,7 +131,9 @@ class Worker:
         return True
 
     def _run(self, layout: Layout, batch: list[Held]) -> None:
-        """Runs the batch in a child and waits, keeping the claims alive; a child that is killed leaves a failure record."""
+        """Runs the batch in a child and waits, keeping the claims alive; a child that is killed leaves a failure
+        record.
+        """
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -230,7 +234,8 @@ def configure_logging() -> None:
 
 
 def run_here(layout: Layout, job_id: str) -> None:
-    """Runs one job in this process, in the foreground (`bll run`, `python -m jobs.cell`). Raises what the job raises."""
+    """Runs one job in this process, in the foreground (`bll run`, `python -m jobs.cell`). Raises what the job raises.
+    """
     from jobs.attempt import claimed
 
     files: JobFiles = layout.job(job_id)

@@ -21,11 +21,12 @@ def _hints(cls: type) -> dict[str, Any]:
 def build(cls: type[T], data: Any, key: str = "") -> T:
     """The value of dataclass `cls` that `data` (nested dicts and lists) describes.
 
-    Raises ConfigError for an unknown or missing key, a wrong type, a value outside a Literal, or what the class itself rejects.
+    Raises ConfigError for an unknown or missing key, a wrong type, a value outside a Literal, or what the class
+    itself rejects.
     """
     if not isinstance(data, dict):
         raise ConfigError(key or cls.__name__, data, "must be a mapping")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     for name in data:
         if name not in hints:
             raise ConfigError(_join(key, name), data[name], one_of(hints, name))

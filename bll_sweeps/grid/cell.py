@@ -234,7 +234,9 @@ class Backbone:
 
     @cached_property
     def reference(self) -> str:
-        """What stands for the backbone in a job's content: its pretrain job, or the digest of what lies in its directory."""
+        """What stands for the backbone in a job's content: its pretrain job, or the digest of what lies in its
+        directory.
+        """
         return PretrainJob(backbone=self).id if self.source == "lab" else f"directory:{self.digest}"
 
     @property

@@ -1,4 +1,6 @@
-"""Cells -> the DAG of their jobs, each once, parents first, with what the store already has. Pure: states come in as a function."""
+"""Cells -> the DAG of their jobs, each once, parents first, with what the store already has. Pure: states come in as
+a function.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any, Literal
 
 from bll_sweeps.grid.cell import KINDS, Cell, EvaluateJob, Job
 
-# What the disk says of a job. `stale`: done, but made by other code. `damaged`: its record, spec or outputs are corrupt.
+# What the disk says of a job. `stale`: done, but made by other code. `damaged`: its record, spec or outputs are
+# corrupt.
 State = Literal["new", "running", "done", "stale", "failed", "damaged"]
 STATES: tuple[State, ...] = ("new", "running", "done", "stale", "failed", "damaged")
 FINISHED: tuple[State, ...] = ("done", "stale")

@@ -18,7 +18,9 @@ from bll_sweeps.store.records import read_json
 
 @dataclass(frozen=True)
 class Spec:
-    """A job and how it runs. `labels` (the sweep that first launched it, names of its choices) are for people and W&B."""
+    """A job and how it runs. `labels` (the sweep that first launched it, names of its choices) are for people and
+    W&B.
+    """
 
     job: Job
     execution: Execution
@@ -40,7 +42,7 @@ def parse_spec(data: Any, job_id: str, source: str) -> Spec:
     """The Spec that `data` describes. StoreError, naming `source`, if it is not the spec of `job_id`."""
     remedy = "`bll retry` restores it from its sweep's launch record"
     try:
-        job = build(JOB_TYPES[data["kind"]], data["job"])
+        job: Job = build(JOB_TYPES[data["kind"]], data["job"])
         spec = Spec(job, build(Execution, data["execution"]), build(Tracker, data["tracker"]), dict(data["labels"]))
     except (KeyError, TypeError, ConfigError) as error:
         raise StoreError(f"{source} is not a job's spec ({type(error).__name__}: {error}); {remedy}") from None

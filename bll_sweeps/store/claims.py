@@ -7,6 +7,7 @@ Of the schemes that were raced (1,500 races of eight processes for a stale claim
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -33,7 +34,9 @@ def _boot_id() -> str:
 
 
 def process_start(pid: int) -> str:
-    """When the process started, in clock ticks since boot: tells a process from a later one with its pid. '' if it is gone."""
+    """When the process started, in clock ticks since boot: tells a process from a later one with its pid. '' if it is
+    gone.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -92,10 +95,8 @@ def acquire(job: JobFiles) -> Claim | None:
         file.flush()
         os.fsync(file.fileno())
     try:
-        try:
+        with contextlib.suppress(FileExistsError):  # perhaps our own link, its reply lost: the link count tells
             os.link(unique, path)
-        except FileExistsError:
-            pass  # perhaps our own link, its reply lost: the link count tells
         if unique.stat().st_nlink != 2:
             return None
     finally:

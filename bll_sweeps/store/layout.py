@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +156,7 @@ def numbered(folder: Path, stem: str, suffix: str = "") -> list[int]:
     """The n of all `<stem>.<n><suffix>` in `folder`, ascending; empty if there is no such folder."""
     pattern = re.compile(rf"{re.escape(stem)}\.(\d+){re.escape(suffix)}")
     try:
-        names = os.listdir(folder)
+        names = [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return []
     return sorted(int(m[1]) for m in map(pattern.fullmatch, names) if m)

@@ -1,4 +1,6 @@
-"""Atomic files and the records of jobs: spec, record, DONE. Presence means done; what is damaged is named, never used."""
+"""Atomic files and the records of jobs: spec, record, DONE. Presence means done; what is damaged is named, never
+used.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; flushed and renamed onto it when the block ends well, removed when it does not."""
+    """A temporary path beside `path`; flushed and renamed onto it when the block ends well, removed when it does not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -105,7 +108,8 @@ class Record:
     outputs: dict[str, dict[str, Any]]  # relative file name -> {"bytes", "sha256"}
 
     def output(self, name: str) -> Path:
-        """Path of the output file or folder `name`; StoreError if a file of it is missing or differs from its digest."""
+        """Path of the output file or folder `name`; StoreError if a file of it is missing or differs from its digest.
+        """
         files = [file for file in self.outputs if file == name or file.startswith(f"{name}/")]
         if not files:
             raise StoreError(
@@ -155,7 +159,7 @@ def publish(job: JobFiles, attempt: Attempt) -> bool:
     try:
         job.done.symlink_to(target)
     except FileExistsError:
-        return os.readlink(job.done) == target
+        return str(job.done.readlink()) == target
     fsync_folder(job.folder)
     return True
 
@@ -168,14 +172,14 @@ def is_done(job: JobFiles) -> bool:
 def read_record(job: JobFiles) -> Record | None:
     """The job's record, None if it is not done, StoreError if what DONE points to is damaged."""
     try:
-        target = os.readlink(job.done)
+        target = job.done.readlink()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(
             f"{job.done} is not a link to a record ({error.strerror}); `bll retry` runs its job again"
         ) from None
-    attempt = Attempt(job.folder / Path(target).parent)
+    attempt = Attempt(job.folder / target.parent)
     try:
         data = read_json(attempt.record)
     except FileNotFoundError:
@@ -191,6 +195,6 @@ def withdraw(job: JobFiles, reason: str) -> None:
     """Takes DONE back so that the job runs again; attempts stay on disk. Used by retry and --rerun-stale."""
     write_json(
         job.folder / f"withdrawn.{secrets.token_hex(4)}.json",
-        {"was": os.readlink(job.done) if job.done.is_symlink() else None, "reason": reason},
+        {"was": str(job.done.readlink()) if job.done.is_symlink() else None, "reason": reason},
     )
     job.done.unlink(missing_ok=True)

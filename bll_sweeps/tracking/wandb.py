@@ -192,9 +192,7 @@ class _WandbRun(Run):
         """One warning per run, whatever else goes wrong after it."""
         if not self._warned:
             self._warned = True
-            log.warning(
-                "W&B %s; the job goes on, its own files are complete (%s)", problem, self._folder.parent
-            )
+            log.warning("W&B %s; the job goes on, its own files are complete (%s)", problem, self._folder.parent)
 
     def _work(self) -> None:
         """Body of the thread: start, rows as they come, finish. Nothing may escape from it."""

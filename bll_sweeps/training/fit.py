@@ -66,7 +66,8 @@ def fit(
     checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, whose newest
     complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
     checkpoint carried over. on_progress(steps done, steps in all) after every step; on_row(row) for every
-    metrics row, carried-over ones included. Raises FloatingPointError, naming step, objective and learning rate, when a loss or gradient
+    metrics row, carried-over ones included. Raises FloatingPointError, naming step, objective and learning rate, when
+    a loss or gradient
     is not finite.
     """
     device = _prepare(model, recipe, execution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 
 class LocalLauncher(Launcher):
     def __init__(self, workers: int, timeout_min: int, detach: bool, rerun_stale: bool):
-        self._options = {"workers": workers, "timeout_min": timeout_min, "detach": detach}
+        self._options: dict[str, Any] = {"workers": workers, "timeout_min": timeout_min, "detach": detach}
         self._rerun_stale = rerun_stale
         self._config: DictConfig | None = None
         self._context: HydraContext | None = None
@@ -22,7 +23,9 @@ class LocalLauncher(Launcher):
         self._config, self._context = config, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """One JobReturn per cell: failed if one of its jobs did not end well. Submitted-only cells count as completed."""
+        """One JobReturn per cell: failed if one of its jobs did not end well. Submitted-only cells count as
+        completed.
+        """
         from bll_sweeps.cluster.launch import declare, resolve_cells
         from bll_sweeps.cluster.local import LocalOptions, run_declared
         from bll_sweeps.errors import JobsFailed

@@ -31,7 +31,8 @@ _LOCAL = re.compile(r"\$\{(oc\.env:[^${}]*|\.[^.${}][^${}]*)\}")
 
 
 class Composer:
-    """Composes cells of one root configuration. `compose(overrides)` is Hydra's own, returning the unresolved config."""
+    """Composes cells of one root configuration. `compose(overrides)` is Hydra's own, returning the unresolved config.
+    """
 
     def __init__(self, compose: Callable[[Sequence[str]], DictConfig], conf_dirs: Iterable[Path]):
         self._compose = compose
@@ -61,7 +62,9 @@ class Composer:
         return _resolved(self._graft(parts))
 
     def check(self, cells: Sequence[tuple[Sequence[str], Plain]], n: int = 3) -> None:
-        """Compares `n` randomly drawn (overrides, config) with Hydra's composition; a difference is a bug, said loudly."""
+        """Compares `n` randomly drawn (overrides, config) with Hydra's composition; a difference is a bug, said
+        loudly.
+        """
         for overrides, config in random.Random(len(cells)).sample(list(cells), min(n, len(cells))):
             if self.factorised and not same(self.whole(overrides), config):
                 raise AssertionError(

@@ -13,11 +13,14 @@ _TYPES = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or 
 
 
 def one_line(error: Exception) -> str:
-    """`objective='nl' is unknown; did you mean 'nll'? (choose from ...)` and the like; Hydra's own words where they do."""
+    """`objective='nl' is unknown; did you mean 'nll'? (choose from ...)` and the like; Hydra's own words where they
+    do.
+    """
     known = (MissingConfigException, OverrideParseException, OmegaConfBaseException)
     found = error if isinstance(error, known) else error.__cause__ or error
     if isinstance(found, OverrideParseException):
-        return f"{found.override!r} cannot be read as KEY=VALUE or KEY=VALUE,VALUE: {_joined(found.message).partition(' See https')[0]}"
+        reason = _joined(found.message).partition(" See https")[0]
+        return f"{found.override!r} cannot be read as KEY=VALUE or KEY=VALUE,VALUE: {reason}"
     if isinstance(found, MissingConfigException) and found.missing_cfg_file and found.options:
         group, _, name = str(found.missing_cfg_file).rpartition("/")
         return f"{group}={name!r} {one_of(found.options, name)}"
@@ -29,8 +32,8 @@ def one_line(error: Exception) -> str:
 def _about_key(error: OmegaConfBaseException) -> str:
     key, first = str(error.full_key), str(error).strip().splitlines()[0]
     if re.search(r"Key '.*' (is )?not in", first) and error.parent_node is not None:
-        value = "" if error.value is None else f"={error.value!r}"
-        return f"{key}{value} {one_of(map(str, error.parent_node), key.rpartition('.')[2])}"
+        given = "" if error.value is None else f"={error.value!r}"
+        return f"{key}{given} {one_of(map(str, error.parent_node), key.rpartition('.')[2])}"
     value, kind = (
         re.search(r"Value '(.*?)'", first),
         re.search(r"(?:converted to|is not a valid|to) (\w+)$", first),

@@ -32,7 +32,8 @@ class ResolvedCell:
 class Resolver:
     """Turns composed configurations into cells. Values made from a shared container are shared too.
 
-    `task_digest(name)` is the digest of an lm-eval task file and the code that it names; ConfigError for an unknown task.
+    `task_digest(name)` is the digest of an lm-eval task file and the code that it names;
+    ConfigError for an unknown task.
     """
 
     def __init__(self, task_digest: Callable[[str], str]):
@@ -104,7 +105,9 @@ def data_digest(path: Path, key: str) -> str:
 
 @cache
 def directory_digest(path: Path, key: str) -> str:
-    """Digest of a model directory without reading its weights: file names, sizes, safetensors headers, small files whole."""
+    """Digest of a model directory without reading its weights: file names, sizes, safetensors headers, small files
+    whole.
+    """
     if not (path / "config.json").is_file():
         raise ConfigError(key, str(path), "is not a model directory: it holds no config.json")
     rows = []
