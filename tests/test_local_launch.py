@@ -17,6 +17,7 @@ import pytest
 from conftest import Bll
 
 from bll_sweeps.cluster.status import job_state
+from bll_sweeps.code import code_digest
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import read_record
@@ -234,6 +235,19 @@ def test_a_failure_has_its_traceback_blocks_its_children_and_does_not_stop_the_r
     rows[5]["question"] = "short"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert bll("launch", *args, env=env).returncode == 0
+
+
+def test_results_of_other_code_are_named_by_plan_and_run_again_only_on_request(copy: Path, bll: Bll) -> None:
+    train = job_of(copy, "train")
+    provenance = read_record(train).attempt.provenance
+    provenance.write_text(provenance.read_text().replace(code_digest(), "0123456789abcdef"))
+    plan = json.loads(bll("plan", *SWEEP, "--json").stdout)
+    assert plan["stale"] == [train.id]
+    assert plan["kinds"]["train"] == {"total": 2, "new": 0, "running": 0, "done": 1, "stale": 1, "failed": 0, "damaged": 0}
+    assert "nothing to run" in bll("launch", *SWEEP).stdout
+    assert bll("launch", *SWEEP, "--rerun-stale").returncode == 0
+    assert len(train.attempts()) == 2
+    assert json.loads(bll("plan", *SWEEP, "--json").stdout)["stale"] == []
 
 
 def test_a_job_runs_in_the_foreground_and_only_once(copy: Path, bll: Bll) -> None:

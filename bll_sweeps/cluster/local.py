@@ -16,7 +16,7 @@ from bll_sweeps.cluster.launch import Declared
 from bll_sweeps.cluster.progress import Progress, duration
 from bll_sweeps.cluster.status import SweepStatus, SweepWatch
 from bll_sweeps.cluster.worker import Worker
-from bll_sweeps.errors import ConfigError
+from bll_sweeps.errors import ConfigError, JobsFailed
 from bll_sweeps.store.claims import process_start
 
 REFRESH_S = 0.5
@@ -39,7 +39,7 @@ class LocalOptions:
             raise ConfigError("hydra.launcher.timeout_min", self.timeout_min, "must be >= 1 minute")
 
 
-class WorkersStopped(RuntimeError):
+class WorkersStopped(JobsFailed):
     """The workers ended although jobs were left: they could not start, or ran out of their time."""
 
 

@@ -103,25 +103,25 @@ def plan(cells: Iterable[Cell], state_of: Callable[[str], State]) -> Plan:
 
 
 def ready_order(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
-    """Depth first: what a finished parent makes ready comes before other parents, so that results arrive early."""
-    children: dict[str, list[PlannedJob]] = {}
+    """The order in which workers look for work, parents before children.
+
+    Jobs without parents that have children (pretrain) come first, so that no worker waits for one of them at the end;
+    then depth first, so that results arrive early.
+    """
     known = {p.job.id for p in jobs}
-    roots = []
+    parents = {p.job.id: [parent for parent in p.job.parents if parent in known] for p in jobs}
+    children: dict[str, list[PlannedJob]] = {}
     for p in jobs:
-        parents = [parent for parent in p.job.parents if parent in known]
-        if parents:
-            for parent in parents:
-                children.setdefault(parent, []).append(p)
-        else:
-            roots.append(p)
-    out: dict[str, PlannedJob] = {}
+        for parent in parents[p.job.id]:
+            children.setdefault(parent, []).append(p)
+    out = {p.job.id: p for p in jobs if not parents[p.job.id] and p.job.id in children}
 
     def visit(p: PlannedJob) -> None:
-        if p.job.id not in out:
-            out[p.job.id] = p
+        if all(parent in out for parent in parents[p.job.id]):
+            out.setdefault(p.job.id, p)
             for child in children.get(p.job.id, ()):
                 visit(child)
 
-    for p in roots:
+    for p in jobs:
         visit(p)
     return list(out.values())

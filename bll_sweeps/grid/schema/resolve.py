@@ -70,7 +70,11 @@ class Resolver:
         return self._made[memo][1]
 
     def _completed(self, cls: type, data: dict[str, Any], tasks: dict[str, LabTask] | None) -> dict[str, Any]:
-        """`data` with the computed fields: lab definitions by name, digests of files."""
+        """`data` with the computed fields: lab definitions by name, digests of files. Paths become absolute, since
+        workers and later commands may run elsewhere.
+        """
+        if data.get("path"):
+            data = data | {"path": str(Path(data["path"]).expanduser().absolute())}
         if cls is Backbone and data["source"] == "lab":
             return data | {"tasks": _plain_tasks(tasks)}
         if cls is Backbone and data.get("path"):
