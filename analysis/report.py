@@ -214,11 +214,14 @@ def _heat(row: dict[Any, Any] | None) -> str:
     )
 
 
+_VERDICT_CLASS = (("holds", "yes"), ("does not hold", "no"))
+
+
 def _claims(claims: list[Claim]) -> str:
     parts = []
     for claim in claims:
         heads, rows = claim_rows(claim)
-        kind = {"holds": "yes", "does not hold": "no"}.get(claim.verdict, "open")
+        kind = next((k for start, k in _VERDICT_CLASS if claim.verdict.startswith(start)), "open")
         parts.append(
             f"<h3>{escape(claim.statement)}: <span class={kind}>{escape(claim.verdict)}</span></h3>"
             f"<p>{escape(claim.reading)}</p>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -139,7 +140,8 @@ def test_there_is_no_crossover_where_gain_falls_with_prior_strength_or_points_ar
 
 def test_claims_hold_on_a_store_that_shows_them_and_greedy_is_told_beside(store: Path) -> None:
     strong, weak = check(load(store))
-    assert (strong.verdict, weak.verdict) == ("holds", "holds")
+    assert strong.verdict == "holds (at 2 of 2 points, 2 are needed)"
+    assert weak.verdict == "not decided (at 1 of 1 points, 2 are needed)"
     assert len(strong.rows) == 4  # two points above .98, two objectives
     assert strong.count() == (4, 4)
     assert strong.count("greedy_")[0] < 4
@@ -147,7 +149,7 @@ def test_claims_hold_on_a_store_that_shows_them_and_greedy_is_told_beside(store:
     assert weak.rows["point"].tolist() == ["lab-c · rot"]
     assert (weak.rows["gain"] > 0).all()
     text = claims_text([strong, weak])
-    assert text.count("verdict: holds") == 2
+    assert text.count("verdict: holds") == 1
     assert "greedy" in text
 
 
@@ -158,9 +160,21 @@ def test_a_claim_that_the_records_deny_does_not_hold(tmp_path: Path) -> None:
         with_scores(builder, one, [[right]] * 40)
     builder.launch([(one, []) for one in cells])
     strong, weak = check(load(tmp_path))
-    assert strong.verdict == "does not hold"
+    assert strong.verdict == "does not hold (at 0 of 1 points, 2 are needed)"
     assert strong.count() == (0, 2)
     assert weak.verdict.startswith("not decided")
+
+
+def test_a_claim_holds_at_two_points_and_names_the_one_where_it_does_not(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=50)
+    cells = lab_cells(objectives=("nll", "p", "logp_above"), points=POINTS[:2], questions=50)
+    for one, _ in cells:
+        builder.finish(one)
+    builder.launch(cells)
+    strong = check(load(tmp_path))[0]
+    worse = strong.rows.assign(point="odd", counts=False)
+    both = dataclasses.replace(strong, rows=pd.concat([strong.rows, worse]))
+    assert both.verdict == "holds (at 2 of 3 points, 2 are needed; not at odd)"
 
 
 def test_a_claim_with_a_missing_comparison_is_not_decided(tmp_path: Path) -> None:

@@ -243,7 +243,15 @@ def test_results_of_other_code_are_named_by_plan_and_run_again_only_on_request(c
     provenance.write_text(provenance.read_text().replace(code_digest(), "0123456789abcdef"))
     plan = json.loads(bll("plan", *SWEEP, "--json").stdout)
     assert plan["stale"] == [train.id]
-    assert plan["kinds"]["train"] == {"total": 2, "new": 0, "running": 0, "done": 1, "stale": 1, "failed": 0, "damaged": 0}
+    assert plan["kinds"]["train"] == {
+        "total": 2,
+        "new": 0,
+        "running": 0,
+        "done": 1,
+        "stale": 1,
+        "failed": 0,
+        "damaged": 0,
+    }
     assert "nothing to run" in bll("launch", *SWEEP).stdout
     assert bll("launch", *SWEEP, "--rerun-stale").returncode == 0
     assert len(train.attempts()) == 2
