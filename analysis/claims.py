@@ -49,7 +49,8 @@ class Claim:
         counts = points["counts"].all()
         where = f"at {int(counts.sum())} of {len(counts)} points, {POINTS_NEEDED} are needed"
         if counts.sum() >= POINTS_NEEDED:
-            others = [" ".join(filter(None, key)) for key, ok in counts.items() if not ok]
+            failing = self.rows[~self.rows["counts"]].drop_duplicates(["point", "variant"])
+            others = [f"{r.point} {r.variant}".strip() for r in failing.itertuples()]
             return f"holds ({where}{'; not at ' + ', '.join(others) if others else ''})"
         lacking = int((self.rows["n"] == 0).sum())
         if lacking:

@@ -30,7 +30,7 @@ class JobContext:
         return [a for a in reversed(self.layout.job(self.spec.job.id).attempts()) if a.number < self.attempt.number]
 
     def parent_output(self, job_id: str, name: str) -> Path:
-        """A finished parent's output, digests checked. StoreError if the parent is not done or its output is damaged."""
+        """A finished parent's output, digests checked. StoreError if it is not done or damaged."""
         record = read_record(self.layout.job(job_id))
         if record is None:
             raise StoreError(f"the parent {job_id} is not done")

@@ -19,7 +19,7 @@ def ids(cell: Cell) -> dict[str, str]:
 
 
 def test_ids_are_pinned_across_releases() -> None:
-    """A change here makes every user's finished jobs unknown: raise KIND_VERSION, say so in the CHANGELOG, then edit."""
+    """A change here makes every user's finished jobs unknown: raise KIND_VERSION, say so in CHANGELOG, then edit."""
     assert ids(make_cell()) == {
         "pretrain": "pretrain-db2405bf21b7a410",
         "prior": "prior-6123c17964b7229f",

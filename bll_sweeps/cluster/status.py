@@ -156,7 +156,7 @@ class SweepStatus:
 
 
 class SweepWatch:
-    """Follows one launch of a sweep; finished jobs are read once, so that a refresh of thousands of jobs stays cheap."""
+    """Follows one launch of a sweep; finished jobs are read once, so that refreshing thousands of jobs is cheap."""
 
     def __init__(self, layout: Layout, sweep: str, launch: int | None = None):
         self.layout = layout

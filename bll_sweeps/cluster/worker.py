@@ -234,7 +234,7 @@ def configure_logging() -> None:
 
 
 def run_here(layout: Layout, job_id: str) -> None:
-    """Runs one job in this process, in the foreground (`bll run`, `python -m jobs.cell`). Raises what the job raises."""
+    """Runs one job in this process (`bll run`, `python -m jobs.cell`). Raises what the job raises."""
     from jobs.attempt import claimed
 
     files: JobFiles = layout.job(job_id)

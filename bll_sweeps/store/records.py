@@ -33,7 +33,7 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; flushed and renamed onto it when the block ends well, removed when it does not."""
+    """A temporary path beside `path`; flushed and renamed onto it if the block ends well, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -107,7 +107,7 @@ class Record:
     outputs: dict[str, dict[str, Any]]  # relative file name -> {"bytes", "sha256"}
 
     def output(self, name: str) -> Path:
-        """Path of the output file or folder `name`; StoreError if a file of it is missing or differs from its digest."""
+        """Path of the output file or folder `name`; StoreError if one is missing or differs from its digest."""
         files = [file for file in self.outputs if file == name or file.startswith(f"{name}/")]
         if not files:
             raise StoreError(

@@ -31,7 +31,7 @@ _LOCAL = re.compile(r"\$\{(oc\.env:[^${}]*|\.[^.${}][^${}]*)\}")
 
 
 class Composer:
-    """Composes cells of one root configuration. `compose(overrides)` is Hydra's own, returning the unresolved config."""
+    """Composes cells of one root configuration. `compose(overrides)` is Hydra's own, returning it unresolved."""
 
     def __init__(self, compose: Callable[[Sequence[str]], DictConfig], conf_dirs: Iterable[Path]):
         self._compose = compose
