@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,27 @@ def test_what_only_says_where_or_how_changes_no_id(bll: Bll, tmp_path: Path) -> 
         assert ids(change) == expected, change
     assert ids("hydra.launcher.workers=1") == expected
     assert ids("recipe.weight_decay=0.02") != expected
+
+
+def test_a_data_files_content_is_part_of_the_ids_and_its_place_is_not(bll: Bll, tmp_path: Path) -> None:
+    def ids(path: Path) -> set[str]:
+        env = {"BLL_CONF": str(FIXTURES / "user_conf"), "OWN_JSONL": str(path)}
+        code = (
+            "from bll_sweeps.cli import _composed, _hydra; from bll_sweeps.cluster.launch import plan_cells, resolve_cells\n"
+            "with _hydra() as hydra: cells = _composed(hydra, ['backbone=lab-tiny', 'benchmark=own'])[1]\n"
+            "print(*plan_cells(resolve_cells(cells))[1].jobs)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
+        return set(done.stdout.split())
+
+    here, there = tmp_path / "rows.jsonl", tmp_path / "moved.jsonl"
+    here.write_text('{"question": "a", "answer": "b"}\n')
+    before = ids(here)
+    assert {job_id.partition("-")[0] for job_id in before} == {"pretrain", "prior", "train", "evaluate"}
+    here.rename(there)
+    assert ids(there) == before
+    there.write_text('{"question": "a", "answer": "c"}\n')
+    assert {job_id.partition("-")[0] for job_id in ids(there) & before} == {"pretrain"}
 
 
 def test_planning_and_status_load_no_torch(tmp_path: Path) -> None:

@@ -108,7 +108,13 @@ def _fill(template: str, field: str, text: str) -> str:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+    """Token ids of each text; equal texts, of which small tasks have many, are encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return []
+    ids = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    known = dict(zip(distinct, ids, strict=True))
+    return [known[text] for text in texts]
 
 
 def _read_jsonl(path: Path) -> list[Row]:

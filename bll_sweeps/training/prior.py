@@ -47,7 +47,8 @@ def measure(
 ) -> PriorResult:
     """p of every target token under `model` (in eval mode, on its device), `batch` sequences at a time (0: all).
 
-    on_progress(sequences read, sequences in all); a noisy row is read twice, with each of its answers.
+    on_progress(sequences read, sequences in all); a noisy row is read twice, with each of its answers, and equal
+    sequences once.
     """
     training = model.training
     model.eval()
@@ -55,7 +56,9 @@ def measure(
     noisy = [i for i, example in enumerate(examples) if example.noisy]
     both = [(e.input_ids, e.prompt_tokens) for e in examples]
     both += [(examples[i].clean_ids, examples[i].prompt_tokens) for i in noisy]
-    found = _token_logps(model, both, batch, on_progress)
+    distinct = {sequence: i for i, sequence in enumerate(dict.fromkeys(both))}
+    logps = _token_logps(model, list(distinct), batch, on_progress)
+    found = [logps[distinct[sequence]] for sequence in both]
     as_trained, clean = found[: len(examples)], found[: len(examples)]
     for i, logp in zip(noisy, found[len(examples) :], strict=True):
         clean[i] = logp
