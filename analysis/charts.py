@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.continuum import REFERENCE, logit
+from analysis.continuum import REFERENCE, Prior, logit
 from analysis.continuum_figure import dodge
 from analysis.figures import CURVES
 from analysis.intervals import REGION_EDGES, REGIONS
-from analysis.style import MARKERS, PRIOR_NAMES, REGION_SHADES, colours, in_order
+from analysis.style import MARKERS, PRIOR_NAMES, REGION_SHADES, colours, in_order, prior_counts
 from analysis.table import Results
 from analysis.tables import with_interval
 
@@ -76,7 +76,7 @@ def continuum_chart(gains: pd.DataFrame, formulas: dict[str, str], prior: str) -
     )
     strip = _strip(base, scale, x_axis, PRIOR_NAMES[prior])
     both = alt.vconcat(upper, strip, spacing=2).add_params(*(menu for _, menu in menus))
-    return dict(both.configure_view(stroke=None).to_dict(validate=False))
+    return _specification(both)
 
 
 _TIPS = {
@@ -116,12 +116,16 @@ def _continuum_data(rows: pd.DataFrame, formulas: dict[str, str]) -> pd.DataFram
         task=rows["point"].str.split(" · ").str[-1],
         formula=[formulas.get(r["objective"], "") for r in records],
         gain_text=[with_interval(r["gain"], r["gain_low"], r["gain_high"]) for r in records],
-        prior_text=[with_interval(r["prior"], r["prior_low"], r["prior_high"], 4) for r in records],
+        prior_text=[_prior_text(r) for r in records],
         n_text=[
             f"{r['n']} questions x {r['samples']} samples, {r['seeds']} seed{'s' * (r['seeds'] != 1)}" for r in records
         ],
         exposure_text=["not known" if math.isnan(r["exposure"]) else f"{r['exposure']:.0f}" for r in records],
     )
+
+
+def _prior_text(row: dict[Any, Any]) -> str:
+    return f"{with_interval(row['prior'], row['prior_low'], row['prior_high'], 4)} ({prior_counts(row)})"
 
 
 def _menu(name: str, options: list[str]) -> tuple[str, Any]:
@@ -179,14 +183,17 @@ def _strip(base: Any, scale: Any, axis: Any, which: str) -> Any:
     return alt.layer(ticks, text).properties(width=WIDTH, height=78)
 
 
-def curves_chart(results: Results) -> dict[str, Any] | None:
-    """NLL, mean p and tokens kept against the step for the point that a menu chooses, a colour per objective."""
+def curves_chart(results: Results, prior: Prior = "clean") -> dict[str, Any] | None:
+    """NLL, mean p and tokens kept against the step for the point that a menu chooses, a colour per objective.
+
+    A training that two objectives' names share is drawn under both.
+    """
     import altair as alt
 
-    runs = results.cells[results.cells["train"] != ""].drop_duplicates("train")
+    runs = results.cells[results.cells["train"] != ""].drop_duplicates(["train", "objective"])
     if results.curves.empty or runs.empty:
         return None
-    runs = runs.sort_values(["prior_clean", "variant"], ascending=[False, True], kind="stable")
+    runs = runs.sort_values([f"prior_{prior}", "variant"], ascending=[False, True], kind="stable")
     runs = runs.assign(where=runs["point"] + runs["variant"].map(lambda v: f", {v}" if v else ""))
     wanted = _thinned(results.curves)[["train", "step", *CURVES]]
     data = runs[["train", "where", "objective", "seed"]].merge(wanted, on="train", how="inner", sort=False)
@@ -218,7 +225,15 @@ def curves_chart(results: Results) -> dict[str, Any] | None:
             x=alt.X("step:Q", title="optimiser step"), y=y, color=colour, detail="seed:N", tooltip=tips
         )
         panels.append((panel.add_params(picked) if i == 0 else panel).properties(width=WIDTH // 3 - 55, height=210))
-    return dict(alt.hconcat(*panels).add_params(menu).configure_view(stroke=None).to_dict(validate=False))
+    return _specification(alt.hconcat(*panels).add_params(menu))
+
+
+def _specification(chart: Any) -> dict[str, Any]:
+    """The whole specification. Altair would refuse more than 5,000 rows of data, which a notebook would store."""
+    import altair as alt
+
+    with alt.data_transformers.enable("default", max_rows=None):
+        return dict(chart.configure_view(stroke=None).to_dict(validate=False))
 
 
 def _thinned(curves: pd.DataFrame) -> pd.DataFrame:

@@ -3,9 +3,11 @@
 Strong end: where prior strength is above .98, p and the thresholded NLL (logp_above) both gain over NLL.
 Weak end: on tasks never seen in pretraining, NLL gains over p.
 
-Each is judged on answers sampled at T=1 ('sampled'): a point counts if the paired 95 % intervals of all its comparisons
-lie above zero. The greedy columns beside them say whether the effect is one of sampling only. A claim holds if at least
-two points count; the points where it does not hold are named.
+Each is judged on sampled answers (temperature above 0; the primary decoding where there are several). A point is a
+backbone and a task. It counts if the paired 95 % intervals of all its comparisons lie above zero, in every variant of
+it: noise rates, benchmarks and other variants of one backbone and task are no further evidence, but may deny it. A
+comparison that was never run is missing, and its point does not count. The greedy columns (temperature 0) say whether
+the effect is one of sampling only. A claim holds if at least two points count; where it does not hold is named.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.continuum import REFERENCE, Prior, gains
+from analysis.style import temperatures
 from analysis.table import POINT, Results
 from analysis.tables import number, text_table, with_interval
 
@@ -24,7 +27,8 @@ STRONG_ABOVE = 0.98
 STRONG_OBJECTIVES = ("p", "logp_above")
 WEAK_OBJECTIVE = "p"
 POINTS_NEEDED = 2
-JUDGED, BESIDE = "sampled", "greedy"
+_POINT = ["backbone", "task"]
+_OF_POINT = ["point", "task", "exposure", "prior", "prior_low", "prior_high", "temperature"]
 _COLUMNS = ("gain", "gain_low", "gain_high", "n")
 
 
@@ -32,8 +36,9 @@ _COLUMNS = ("gain", "gain_low", "gain_high", "n")
 class Claim:
     """One claim and its points.
 
-    rows: point, variant, comparison, prior (with interval), exposure, gain (with interval) and n as judged, and the
-    same for greedy with the prefix `greedy_`. `counts` is true where the judged interval lies above zero.
+    rows: backbone, task, point, variant, comparison, temperature, prior (with interval), exposure, gain (with interval)
+    and n as judged, and the same for greedy with the prefix `greedy_`. `counts` is true where the judged interval lies
+    above zero.
     """
 
     name: str
@@ -45,8 +50,7 @@ class Claim:
         """'holds' or 'does not hold' with the points where it does and does not, or 'not decided' with the reason."""
         if len(self.rows) == 0:
             return "not decided (the sweep has no such point)"
-        points = self.rows.groupby(["point", "variant"], sort=False)
-        counts = points["counts"].all()
+        counts = self.rows.groupby(_POINT, sort=False)["counts"].all()
         where = f"at {int(counts.sum())} of {len(counts)} points, {POINTS_NEEDED} are needed"
         if counts.sum() >= POINTS_NEEDED:
             failing = self.rows[~self.rows["counts"]].drop_duplicates(["point", "variant"])
@@ -65,15 +69,21 @@ class Claim:
         return int((known[f"{prefix}gain_low"] > 0).sum()), len(known)
 
     @property
+    def sampled(self) -> str:
+        """How the judged answers were sampled: `T=1`, `T=0.7 to 1`."""
+        known = self.rows["temperature"].dropna()
+        return temperatures(known) if len(known) else "sampled"
+
+    @property
     def reading(self) -> str:
         """One sentence: how many count, and what greedy decoding says."""
         above, known = self.count()
         greedy_above, greedy_known = self.count("greedy_")
-        text = f"{above} of {known} comparisons have an interval above zero at T=1"
+        text = f"{above} of {known} comparisons have an interval above zero ({self.sampled})"
         if greedy_known:
             text += f"; greedily {greedy_above} of {greedy_known}"
         if above and greedy_known and greedy_above < above / 2:
-            text += ": mostly an effect of sampling at T=1"
+            text += f": mostly an effect of sampling ({self.sampled})"
         return text
 
 
@@ -85,34 +95,45 @@ def check(results: Results, prior: Prior = "clean") -> list[Claim]:
 def judge(table: pd.DataFrame) -> list[Claim]:
     """The claims from a table of `continuum.gains`."""
     wide = _wide(table)
-    strong = wide[(wide["prior"] > STRONG_ABOVE) & wide["objective"].isin(STRONG_OBJECTIVES)]
-    weak = wide[(wide["exposure"] == 0) & (wide["objective"] == WEAK_OBJECTIVE)]
+    strong = _complete(wide[wide["prior"] > STRONG_ABOVE], STRONG_OBJECTIVES)
+    weak = _complete(wide[wide["exposure"] == 0], (WEAK_OBJECTIVE,))
     strong = strong.assign(comparison=strong["objective"] + f" - {REFERENCE}")
     weak = _mirrored(weak).assign(comparison=f"{REFERENCE} - {WEAK_OBJECTIVE}")
     names = " and ".join(STRONG_OBJECTIVES)
     return [
         Claim(
             "strong end",
-            f"where prior strength > {number(STRONG_ABOVE, 2)}, {names} both gain over {REFERENCE} (T=1)",
+            f"where prior strength > {number(STRONG_ABOVE, 2)}, {names} both gain over {REFERENCE}",
             _judged(strong),
         ),
         Claim(
             "weak end",
-            f"on tasks never seen in pretraining, {REFERENCE} gains over {WEAK_OBJECTIVE} (T=1)",
+            f"on tasks never seen in pretraining, {REFERENCE} gains over {WEAK_OBJECTIVE}",
             _judged(weak),
         ),
     ]
 
 
 def _wide(table: pd.DataFrame) -> pd.DataFrame:
-    """The judged decoding's rows, with the greedy ones beside them."""
+    """The rows of sampled answers, with the greedy ones beside them; one decoding of each, the primary one first."""
     keys = [*POINT, "objective"]
-    keep = [*keys, "point", "exposure", "prior", "prior_low", "prior_high", "decoding", "samples", *_COLUMNS]
-    table = table.reindex(columns=keep)
-    judged = table[table["decoding"] == JUDGED]
-    beside = table.loc[table["decoding"] == BESIDE, [*keys, *_COLUMNS]]
+    table = table.reindex(columns=[*keys, *_OF_POINT, "primary", *_COLUMNS])
+    table = table.assign(task=table["task"].where(table["task"].fillna("") != "", table["domain"]))
+    first = table["primary"].fillna(False).astype(bool).sort_values(ascending=False, kind="stable").index
+    ordered = table.loc[first]
+    judged = ordered[ordered["temperature"] > 0].drop_duplicates(keys).sort_index()
+    beside = ordered.loc[ordered["temperature"] == 0, [*keys, *_COLUMNS]].drop_duplicates(keys)
     wide = judged.merge(beside.rename(columns={c: f"greedy_{c}" for c in _COLUMNS}), on=keys, how="left")
     return wide.assign(greedy_n=wide["greedy_n"].fillna(0).astype(int))
+
+
+def _complete(rows: pd.DataFrame, objectives: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of `objectives`, all of them at every point: one that was never run has n = 0."""
+    points = rows.drop_duplicates(POINT)[[*POINT, *_OF_POINT]]
+    wanted = points.merge(pd.DataFrame({"objective": list(objectives)}), how="cross")
+    known = rows[[*POINT, "objective", *_COLUMNS, *(f"greedy_{c}" for c in _COLUMNS)]]
+    out = wanted.merge(known, on=[*POINT, "objective"], how="left")
+    return out.assign(**{n: out[n].fillna(0).astype(int) for n in ("n", "greedy_n")})
 
 
 def _mirrored(rows: pd.DataFrame) -> pd.DataFrame:
@@ -150,7 +171,7 @@ def claim_rows(claim: Claim) -> tuple[list[str], list[list[str]]]:
         "comparison",
         "prior [95 %]",
         "exposure",
-        "T=1 [95 %]",
+        f"{claim.sampled} [95 %]",
         "n",
         "> 0",
         "greedy [95 %]",

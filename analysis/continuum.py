@@ -8,7 +8,7 @@ question first, so n stays the number of questions: the interval speaks of other
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +25,13 @@ from analysis.intervals import (
     ratio_interval,
     region,
 )
-from analysis.table import POINT, Results
+from analysis.table import POINT, Prior, Results
+from bll_sweeps.grid.axes import canonical_json
 
 __all__ = [
     "REGIONS",
     "REGION_EDGES",
+    "Prior",
     "crossover",
     "gains",
     "mean_interval",
@@ -39,10 +41,10 @@ __all__ = [
     "region",
 ]
 
-Prior = Literal["clean", "as_trained"]
 REFERENCE = "nll"
 # What a row of `means` and `gains` says of its point, besides POINT itself.
 _OF_POINT = ["point", "task", "exposure", "noise_kind", "noise_rate"]
+_NLL = canonical_json({"family": "nll"})
 
 
 def means(results: Results, prior: Prior = "clean") -> pd.DataFrame:
@@ -64,19 +66,24 @@ def gains(
 ) -> pd.DataFrame:
     """One row per point, objective other than `reference` and base, and decoding: gain over the reference by question.
 
-    Columns as in `means`, with gain, gain_low, gain_high for the mean difference. Only questions that both were asked
-    count; only seeds that both have. n = 0 where either is missing.
+    The reference is the objective of that name, and any other that is the same (power with alpha 0 is NLL). Columns as
+    in `means`, with gain, gain_low, gain_high for the mean difference. Only questions that both were asked count; only
+    seeds that both have, scored by the same grader. n = 0 where either is missing.
     """
-    groups = {tuple(keys.values()): (keys, cells) for keys, cells in _groups(results)}
+    groups = _groups(results)
+    same = _same_objectives(results, reference)
+    partners: dict[tuple[str, ...], pd.DataFrame] = {}
+    for keys, cells in sorted(groups, key=lambda group: group[0]["objective"] != reference):
+        if keys["objective"] in same:
+            partners.setdefault(tuple({**keys, "objective": reference}.values()), cells)
     rows, differences = [], []
-    for keys, cells in groups.values():
-        if keys["objective"] in (reference, "base"):
+    for keys, cells in groups:
+        if keys["objective"] in same or keys["objective"] == "base":
             continue
-        partner = groups.get(tuple({**keys, "objective": reference}.values()))
+        partner = partners.get(tuple({**keys, "objective": reference}.values()))
         done = cells[cells["state"] == "done"]
-        other = partner[1][partner[1]["state"] == "done"] if partner else done.iloc[:0]
-        seeds = set(done["seed"]) & set(other["seed"])
-        done, other = done[done["seed"].isin(seeds)], other[other["seed"].isin(seeds)]
+        other = partner[partner["state"] == "done"] if partner is not None else done.iloc[:0]
+        done, other = _paired(done, other)
         difference_N, samples = _difference(results, done, other)
         paired = done.set_index("seed")["mean"] - other.set_index("seed")["mean"]
         seed_sd = float(paired.std()) if len(paired) > 1 else math.nan
@@ -86,6 +93,24 @@ def gains(
         return pd.DataFrame(columns=[*POINT, *_OF_POINT, "objective", "decoding", "gain", "n", "prior"])
     intervals = paired_differences(differences, resamples)
     return _ordered(pd.DataFrame([row | _fields(one, "gain") for row, one in zip(rows, intervals, strict=True)]))
+
+
+def _same_objectives(results: Results, reference: str) -> set[str]:
+    """The names of the reference: its own, and those of objectives that are the same but for the name."""
+    cells = results.cells
+    identities = set(cells.loc[cells["objective"] == reference, "identity"]) - {""}
+    if reference == REFERENCE:
+        identities.add(_NLL)
+    return {reference} | set(cells.loc[cells["identity"].isin(identities), "objective"])
+
+
+def _paired(done: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of seeds that both have, scored by the same grader; one row per seed."""
+    keys = ["seed", "grader"]
+    done, other = done.drop_duplicates(keys), other.drop_duplicates(keys)
+    index = pd.MultiIndex.from_frame(done[keys]).intersection(pd.MultiIndex.from_frame(other[keys]))
+    done, other = (rows[pd.MultiIndex.from_frame(rows[keys]).isin(index)] for rows in (done, other))
+    return done, other
 
 
 def _difference(results: Results, done: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, int]:
@@ -123,8 +148,10 @@ def _place(cells: pd.DataFrame, prior: Prior) -> dict[str, object]:
         "prior_high": first[f"prior_{prior}_high"],
     }
     return out | {
+        "prior_questions": first["prior_questions"],
         "prior_sequences": first["prior_sequences"],
         "region": region(value),
+        "temperature": cells["temperature"].max(),
         "primary": bool(first["primary"]),
     }
 
@@ -154,9 +181,10 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 def crossover(table: pd.DataFrame, objective: str, decoding: str, resamples: int = 2_000, seed: int = 0) -> Interval:
     """The prior strength above which `objective` beats NLL: root of a line through gain (of `gains`) and logit(prior).
 
-    The interval resamples points, and within a point its gain by its own interval's width. n is the number of points.
-    Nothing (nan) where fewer than 3 points are known or the gain does not rise with prior strength; the interval is
-    open (nan) where more than 2.5 % of the resamples have no such root.
+    The interval resamples points, whose scatter has the noise of their gains in it. n is the number of points. Nothing
+    (nan) where fewer than 3 points are known, the gain does not rise with prior strength, or the root lies outside the
+    points' prior strengths. An end of the interval is open (nan) where it lies outside of them, both are where more
+    than 2.5 % of the resamples have no root.
     """
     rows = table[
         (table["objective"] == objective) & (table["decoding"] == decoding) & (table["n"] > 0) & table["prior"].notna()
@@ -165,18 +193,18 @@ def crossover(table: pd.DataFrame, objective: str, decoding: str, resamples: int
     if n < 3:
         return nothing(n)
     x_N, y_N = logit(rows["prior"].to_numpy(float)), rows["gain"].to_numpy(float)
-    error_N = (rows["gain_high"] - rows["gain_low"]).to_numpy(float) / (2 * 1.96)
     rng = np.random.default_rng(seed)
     index_BN = rng.integers(0, n, size=(resamples, n))
-    roots_B = _roots(x_N[index_BN], y_N[index_BN] + rng.normal(size=index_BN.shape) * error_N[index_BN])
+    roots_B = _roots(x_N[index_BN], y_N[index_BN])
     root = float(_roots(x_N[None], y_N[None])[0])
-    if math.isnan(root):
+    if not x_N.min() <= root <= x_N.max():
         return nothing(n)
     found_B = roots_B[~np.isnan(roots_B)]
     if len(found_B) < 0.975 * resamples:
         return Interval(float(expit(np.array(root))), math.nan, math.nan, n)
-    low, high = expit(np.quantile(found_B, [0.025, 0.975]))
-    return Interval(float(expit(np.array(root))), float(low), float(high), n)
+    low, high = np.quantile(found_B, [0.025, 0.975])
+    ends = expit(np.array([low if low >= x_N.min() else math.nan, high if high <= x_N.max() else math.nan]))
+    return Interval(float(expit(np.array(root))), float(ends[0]), float(ends[1]), n)
 
 
 def _roots(x_BN: np.ndarray, y_BN: np.ndarray) -> np.ndarray:

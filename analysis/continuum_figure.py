@@ -54,7 +54,9 @@ def continuum(rows: pd.DataFrame, formulas: dict[str, str], prior: Prior = "clea
         f"prior strength: mean p of the target tokens under the base model, {PRIOR_NAMES[prior]} (logit scale)"
     )
     lines = _legend(figure, rows, formulas, markers)
-    more = "Strip: task and prior strength, with its 95 % bootstrap interval over sequences where wider than the mark."
+    unit = "questions" if (rows["prior_questions"] > 0).all() else "sequences"
+    more = "Strip: task and prior strength, with its 95 % bootstrap interval where wider than the mark, over "
+    more += f"{_range(rows[f'prior_{unit}'])} training {unit}."
     _caption(figure, rows, more)
     figure.subplots_adjust(top=1 - (0.3 + 0.19 * lines) / 4.7, bottom=0.19)
     return figure
@@ -270,6 +272,11 @@ def _legend(figure: Figure, rows: pd.DataFrame, formulas: dict[str, str], marker
         handles=shapes, ncols=8, bbox_to_anchor=(0.53, 0.998 - 0.175 * lines / figure.get_figheight()), **look
     )
     return lines + 1
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}{f' to {high}' if high > low else ''}"
 
 
 def _caption(figure: Figure, rows: pd.DataFrame, more: str) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.continuum import Prior
 from analysis.continuum_figure import continuum, continuum_panels
-from analysis.style import STYLE, colours, counts, decoding_name, in_order, legend_text, note, plain
+from analysis.style import PRIOR_NAMES, STYLE, colours, counts, decoding_name, in_order, legend_text, note, plain
 from analysis.table import Results
 from analysis.tables import number
 
@@ -62,9 +62,9 @@ def _figures(results: Results, means: pd.DataFrame, gains: pd.DataFrame, prior: 
         if len(rows := means[means["decoding"] == decoding]):
             yield f"heatmap-{decoding}", heatmap(rows, results.formulas)
     for i, (variant, cells) in enumerate(results.cells.groupby("variant", sort=False)):
-        if len(figure_rows := _curve_rows(results, cells)):
+        if len(figure_rows := _curve_rows(results, cells, prior)):
             suffix = f"-{i + 1}" if results.cells["variant"].nunique() > 1 else ""
-            yield f"curves{suffix}", curves(figure_rows, results.formulas, str(variant))
+            yield f"curves{suffix}", curves(figure_rows, results.formulas, str(variant), prior)
 
 
 # --- the heat map ---------------------------------------------------------------------------------------------------
@@ -158,17 +158,18 @@ def _cell_text(ax: Axes, i: int, j: int, row: dict[Any, Any] | None) -> None:
 CURVES = {"nll": "NLL (nats)", "mean_p": "mean p", "kept_fraction": "tokens kept"}
 
 
-def _curve_rows(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
+def _curve_rows(results: Results, cells: pd.DataFrame, prior: Prior) -> pd.DataFrame:
     """The logged steps of the cells' trainings, with point and objective; strongest prior first."""
     runs = cells[cells["train"] != ""].drop_duplicates(["point", "objective", "seed"])
     if results.curves.empty or runs.empty:
         return pd.DataFrame()
-    runs = runs.sort_values("prior_clean", ascending=False, kind="stable")
-    wanted = runs[["train", "point", "objective", "seed", "prior_clean", "region"]]
+    runs = runs.assign(prior=runs[f"prior_{prior}"], region=runs[f"region_{prior}"])
+    runs = runs.sort_values("prior", ascending=False, kind="stable")
+    wanted = runs[["train", "point", "objective", "seed", "prior", "region"]]
     return wanted.merge(results.curves, on="train", how="inner", sort=False)
 
 
-def curves(rows: pd.DataFrame, formulas: dict[str, str], variant: str = "") -> Figure:
+def curves(rows: pd.DataFrame, formulas: dict[str, str], variant: str = "", prior: Prior = "clean") -> Figure:
     """NLL, mean p and the share of tokens kept against the step: a line of panels per point, a curve per run."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -188,7 +189,7 @@ def curves(rows: pd.DataFrame, formulas: dict[str, str], variant: str = "") -> F
             ax.set_axisbelow(True)
             ax.tick_params(labelleft=j < 2, labelbottom=i == len(points) - 1)
         first = mine.iloc[0]
-        axes[i, 0].set_ylabel(f"{plain(point)}\n{number(float(first['prior_clean']))} {first['region']}", fontsize=7)
+        axes[i, 0].set_ylabel(f"{plain(point)}\n{number(float(first['prior']))} {first['region']}", fontsize=7)
     for ax, title in zip(axes[0], CURVES.values(), strict=True):
         ax.set_title(title)
     for ax in axes[-1]:
@@ -207,7 +208,7 @@ def curves(rows: pd.DataFrame, formulas: dict[str, str], variant: str = "") -> F
         handlelength=1.3,
     )
     seeds = int(rows.groupby(["point", "objective"])["seed"].nunique().max())
-    more = "Left: point, prior strength on clean answers, region."
+    more = f"Left: point, prior strength {PRIOR_NAMES[prior]}, region."
     what = f"{plain(variant)}. " if variant else ""
     what += f"Means over the step's batch, one curve per run (n = {seeds} {'seed' if seeds == 1 else 'seeds'}). {more}"
     note(figure, what)

@@ -1,14 +1,15 @@
-"""Intervals of 95 %, from arrays alone. The unit is the question (or, for the prior, the training sequence).
+"""Intervals of 95 %, from arrays alone. The unit is the question: the benchmark's, for the prior the training set's.
 
 Three cases, three methods:
 - `mean_interval`: the mean score of one cell. Wilson's interval at the effective number of trials.
 - `paired_difference`: one objective against another on the same questions. Percentile bootstrap over questions.
-- `ratio_interval`: prior strength, a ratio of sums. Percentile bootstrap over training sequences.
+- `ratio_interval`: prior strength, a ratio of sums. Percentile bootstrap over training questions.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,7 +21,7 @@ Array = NDArray[np.float64]
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
 TAIL = 0.025
 RESAMPLES = 10_000
-# Sequences are so many (one per training row) that above this number they are pooled before they are resampled.
+# There can be as many questions as training rows: above this number they are pooled before they are resampled.
 PRIOR_GROUPS = 2_000
 PRIOR_RESAMPLES = 1_000
 _CHUNK = 4_000_000  # drawn indices held at once
@@ -121,23 +122,36 @@ def _canonical(difference_N: Array) -> tuple[Array, int, bool]:
     return (forward, 1, False) if forward[unlike[0]] < mirrored[unlike[0]] else (mirrored, -1, False)
 
 
-def ratio_interval(numerator_N: Array, denominator_N: Array, seed: int = 0) -> Interval:
+def ratio_interval(
+    numerator_N: Array, denominator_N: Array, seed: int = 0, units: Sequence[Hashable] | None = None
+) -> Interval:
     """sum(numerator)/sum(denominator) over sequences [N]; prior strength is sum of p over tokens (paper, Eq. 5).
 
-    Percentile bootstrap over sequences. More than 2,000 of them are first pooled at random into 2,000 groups, which are
-    then resampled: the interval's width stays the same within some 2 %, at a fraction of the cost.
+    Percentile bootstrap over units: sequences with equal `units` [N] (their questions) are one; without `units` each is
+    its own. More than 2,000 units are first pooled at random into 2,000 groups, which are then resampled: the
+    interval's width stays the same within some 2 %, at a fraction of the cost. n is the number of units; one alone has
+    no interval (nan).
     """
     pairs_N2 = np.stack([np.asarray(numerator_N, dtype=float), np.asarray(denominator_N, dtype=float)], axis=1)
+    if units is not None:
+        number: dict[Hashable, int] = {}
+        pairs_N2 = _pooled(pairs_N2, np.array([number.setdefault(unit, len(number)) for unit in units], dtype=int))
     n = len(pairs_N2)
     if n == 0 or pairs_N2[:, 1].sum() <= 0:
         return nothing(n)
     mean = float(pairs_N2[:, 0].sum() / pairs_N2[:, 1].sum())
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, n)
     if n > PRIOR_GROUPS:
-        group_N = np.random.default_rng(seed).permutation(n) % PRIOR_GROUPS
-        pairs_N2 = np.stack([np.bincount(group_N, weights=pairs_N2[:, k]) for k in (0, 1)], axis=1)
+        pairs_N2 = _pooled(pairs_N2, np.random.default_rng(seed).permutation(n) % PRIOR_GROUPS)
     sums_B2 = resampled_sums(pairs_N2, PRIOR_RESAMPLES, seed)
     low, high = np.quantile(sums_B2[:, 0] / sums_B2[:, 1], [TAIL, 1 - TAIL])
     return Interval(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def _pooled(pairs_N2: Array, group_N: NDArray[np.int64]) -> Array:
+    """Sums of the pairs of each group -> [groups, 2]."""
+    return np.stack([np.bincount(group_N, weights=pairs_N2[:, k]) for k in (0, 1)], axis=1)
 
 
 def resampled_sums(values_NK: Array, resamples: int, seed: int) -> Array:

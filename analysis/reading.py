@@ -75,8 +75,25 @@ class Reader:
 
         return self.once("scores", job_id, read)
 
+    def grader(self, job_id: str) -> str:
+        """Evaluate job: name and version of the grader of its scores, `exact-v1`; '' if it is not done."""
+        record = self.record(job_id)
+        return "" if record is None else str(record.result["grader"])
+
+    def length_limited(self, job_id: str, decoding: str) -> float:
+        """Evaluate job: share of a decoding's generations that ran into max_new_tokens; nan where that is not told."""
+        record = self.record(job_id)
+        return _told(record.result["metrics"][decoding], "length_limited") if record else math.nan
+
+    def rows_cut(self, job_id: str) -> float:
+        """Train or prior job: training rows that were cut to max_length; nan where that is not told."""
+        record = self.record(job_id)
+        return _told(record.result, "rows_cut") if record else math.nan
+
     def sequences(self, job_id: str) -> pd.DataFrame | None:
-        """Prior job: one row per training sequence (row, tokens, sum_p, clean_tokens, clean_sum_p, noisy)."""
+        """Prior job: one row per training sequence (row, question, tokens, sum_p, clean_tokens, clean_sum_p,
+        noisy); `question`, a digest of its text, is not in older records.
+        """
 
         def read() -> pd.DataFrame | None:
             record = self.record(job_id)
@@ -131,6 +148,11 @@ class Reader:
 PRIORS = (("clean", "clean_sum_p", "clean_tokens"), ("as_trained", "sum_p", "tokens"))
 
 
+def _told(data: dict[str, Any], key: str) -> float:
+    value = data.get(key)
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     # One call for the whole file: three times faster than a call a line, and its digest has been checked.
     return list(json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]"))
@@ -163,7 +185,8 @@ def _scores(path: Path, rows: list[dict[str, Any]], told: dict[str, dict[str, An
             raise StoreError(f"{path} has a question twice; `bll retry` runs its job again")
         if not table["score"].between(0, 1).all():
             raise StoreError(
-                f"{path} has a score outside [0, 1] ({decoding}); `bll regrade` grades its generations again"
+                f"{path} has a score outside [0, 1] ({decoding}): its grader is at fault; mend it, raise its VERSION "
+                "and launch again with --rerun-stale"
             )
         mean = float(table["score"].mean())
         if not abs(mean - metrics["mean"]) <= SCORE_TOLERANCE or len(table) != metrics["questions"]:

@@ -36,7 +36,7 @@ def html_page(results: Results, mean_table: pd.DataFrame, gain_table: pd.DataFra
     """The page's text."""
     charts = {
         "continuum": continuum_chart(gain_table, results.formulas, prior),
-        "curves": curves_chart(results),
+        "curves": curves_chart(results, prior),
     }
     sections = [
         ("continuum", "Continuum", _chart("continuum", charts) + _crossovers(gain_table, prior)),
@@ -46,7 +46,7 @@ def html_page(results: Results, mean_table: pd.DataFrame, gain_table: pd.DataFra
             "Training curves",
             _chart("curves", charts) + "<p class=note>Means over the step's batch; one curve per run.</p>",
         ),
-        ("cells", "All cells", _cells(results)),
+        ("cells", "All cells", _cells(results, prior)),
         ("claims", "Claims", _claims(judge(gain_table))),
         ("problems", "Problems and missing cells", _problems(results)),
         ("provenance", "Provenance", _provenance(results)),
@@ -101,7 +101,8 @@ def _header(results: Results) -> str:
     wanting = [f"{all_cells - done} missing"] * (done < all_cells) + [f"{len(results.problems)} problems"] * bool(
         results.problems
     )
-    return text + (f" - <a class=warn href='#problems'>{', '.join(wanting)}</a></p>" if wanting else "</p>")
+    text += f" - <a class=warn href='#problems'>{', '.join(wanting)}</a></p>" if wanting else "</p>"
+    return text + "".join(f"<p class=warn>Warning: {escape(warning)}.</p>" for warning in results.warnings)
 
 
 def _chart(key: str, charts: dict[str, dict[str, Any] | None]) -> str:
@@ -127,7 +128,8 @@ def _crossovers(table: pd.DataFrame, prior: Prior) -> str:
         return note
     heads = ["objective", "decoding", "variant", "prior strength [95 %]", "n"]
     text = (
-        "<p class=note>A straight line through gain against logit of prior strength; the interval resamples points.</p>"
+        "<p class=note>A straight line through gain against logit of prior strength, within the prior strengths of the "
+        "points; the interval resamples points, and an end outside of them is open (?).</p>"
     )
     return (
         note
@@ -154,11 +156,12 @@ def _td(cell: Any) -> str:
     return f"<td>{escape(str(cell))}</td>"
 
 
-def _cells(results: Results) -> str:
+def _cells(results: Results, prior: Prior) -> str:
     heads = ["point", "variant", "objective", "seed", "decoding", "state", "mean [95 %]", "questions", "samples",
-             "prior clean [95 %]", "prior as trained [95 %]", "region", "exposure", "evaluate job"]  # fmt: skip
+             "prior clean [95 %]", "prior as trained [95 %]", "prior questions", "prior sequences", "region",
+             "exposure", "evaluate job"]  # fmt: skip
     rows = []
-    for r in results.cells.sort_values(["prior_clean", "point"], ascending=[False, True], kind="stable").to_dict(
+    for r in results.cells.sort_values([f"prior_{prior}", "point"], ascending=[False, True], kind="stable").to_dict(
         "records"
     ):
         priors = [
@@ -167,9 +170,13 @@ def _cells(results: Results) -> str:
         exposure = "" if math.isnan(r["exposure"]) else f"{r['exposure']:.0f}"
         score = (with_interval(r["mean"], r["low"], r["high"]), r["mean"])
         names = [r["point"], r["variant"], r["objective"], r["seed"], r["decoding"], r["state"]]
-        rows.append([*names, score, r["questions"], r["samples"], *priors, r["region"], exposure, r["evaluate"]])
+        counts = [r["prior_questions"] or "", r["prior_sequences"]]
+        place = [*priors, *counts, r[f"region_{prior}"], exposure]
+        rows.append([*names, score, r["questions"], r["samples"], *place, r["evaluate"]])
     note = (
-        "Click a head to sort. Intervals: of a mean, Wilson at the effective number of trials; of a prior, bootstrap."
+        "Click a head to sort. Intervals: of a mean, Wilson at the effective number of trials; of a prior, bootstrap "
+        "over the training set's distinct questions (over its sequences where the records do not name these). "
+        f"Region: by prior strength {PRIOR_NAMES[prior]}."
     )
     return f"<p class=note>{note}</p>" + _table(heads, rows, sortable=True)
 
@@ -231,7 +238,7 @@ def _claims(claims: list[Claim]) -> str:
 
 
 def _problems(results: Results) -> str:
-    parts = ["<h3>Damaged records (not used)</h3>"]
+    parts = ["<h3>Problems (damaged records are not used)</h3>"]
     parts.append(
         "<ul>" + "".join(f"<li>{escape(p)}</li>" for p in results.problems) + "</ul>"
         if results.problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -19,13 +19,22 @@ COLOURS = {
     "p": "#0072B2",
     "p10": "#56B4E9",
     "p0.1": "#CC79A7",
-    "power": "#009E73",
+    "p0.5": "#009E73",
     "p_above": "#E69F00",
+    "p_below": "#DDCC77",
     "logp_above": "#D55E00",
     "logp_below": "#882255",
     "unlikelihood": "#999933",
+    "unlikelihood_above": "#44AA99",
+    "unlikelihood_below": "#661100",
 }
-_OTHERS = ("#44AA99", "#332288", "#AA4499", "#117733", "#DDCC77", "#6699CC")
+_OTHERS = ("#332288", "#AA4499", "#117733", "#6699CC", "#EE8866", "#AA4466")
+# Objectives that differ in alpha alone, `power-0.3`: from dark to light with alpha (ends of viridis and of inferno).
+_SCALES = {
+    "power": ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (181, 222, 43)),
+    "convexity": ((66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10)),
+}
+_SCALED = re.compile(rf"({'|'.join(_SCALES)})(?:-|\(alpha=)([0-9.]+(?:e[-+]?[0-9]+)?)\)?")
 MARKERS = {
     "o": "circle",
     "s": "square",
@@ -39,23 +48,41 @@ REGION_SHADES = {"MW": "#f6ead9", "MI": "#f4f4f4", "MS": "#dfeaf4"}
 
 
 def colours(objectives: Iterable[str]) -> dict[str, str]:
-    """Colour per objective, the same in every figure; other names get the spare ones in alphabetical order."""
+    """Colour per objective, the same in every figure. `power-<alpha>` and `convexity-<alpha>` share a scale out evenly
+    among the alphas that are there; other names get the spare colours in alphabetical order.
+    """
     names = list(dict.fromkeys(objectives))
-    others = sorted(name for name in names if _key(name) not in COLOURS)
-    spare = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
-    return {name: spare.get(name) or COLOURS[_key(name)] for name in names}
-
-
-def _key(name: str) -> str:
-    return name.replace("p01", "p0.1") if name in ("p01", "p0_1") else name
+    others = sorted(name for name in names if name not in COLOURS and _alpha(name) is None)
+    out = COLOURS | {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
+    for family, scale in _SCALES.items():
+        mine = [name for name in in_order(names) if (_alpha(name) or ("", 0))[0] == family]
+        for i, name in enumerate(mine):
+            out[name] = _on_scale(scale, i / (len(mine) - 1) if len(mine) > 1 else 0.5)
+    return {name: out[name] for name in names}
 
 
 def in_order(objectives: Iterable[str]) -> list[str]:
-    """Base, NLL, then the catalogue's order, then the others by name."""
-    order = list(COLOURS)
+    """Base, NLL, then the catalogue's order, then families by alpha, then the others by name."""
+    order = {name: i for i, name in enumerate(COLOURS)}
     return sorted(
-        dict.fromkeys(objectives), key=lambda o: (order.index(_key(o)) if _key(o) in order else len(order), o)
+        dict.fromkeys(objectives),
+        key=lambda o: (order.get(o, len(order)), _alpha(o) is None, *(_alpha(o) or ("", 0.0)), o),
     )
+
+
+def _alpha(name: str) -> tuple[str, float] | None:
+    """Family and alpha of `power-0.3`; None for other names."""
+    found = _SCALED.fullmatch(name)
+    try:
+        return (found[1], float(found[2])) if found else None
+    except ValueError:
+        return None
+
+
+def _on_scale(scale: tuple[tuple[int, int, int], ...], share: float) -> str:
+    at = share * (len(scale) - 1)
+    i = min(int(at), len(scale) - 2)
+    return "#" + "".join(f"{round(a + (b - a) * (at - i)):02x}" for a, b in zip(scale[i], scale[i + 1], strict=True))
 
 
 def mathtext(formula: str) -> str:
@@ -115,8 +142,23 @@ def note(figure: Figure, text: str) -> None:
 
 
 def decoding_name(rows: pd.DataFrame) -> str:
-    name = str(rows["decoding"].iloc[0])
-    return {"sampled": "Answers sampled at T=1", "greedy": "Greedy answers"}.get(name, f"{name} answers")
+    """How the answers of rows of one decoding were had, by their temperature: `Answers sampled at T=0.7`."""
+    known = rows["temperature"].dropna()
+    if known.empty:
+        return f"{plain(str(rows['decoding'].iloc[0]))} answers"
+    return "Greedy answers" if known.max() == 0 else f"Answers sampled at {temperatures(known)}"
+
+
+def temperatures(values: pd.Series) -> str:
+    """`T=1`, or `T=0.7 to 1` where they differ."""
+    low, high = float(values.min()), float(values.max())
+    return f"T={low:g}" + (f" to {high:g}" if high > low else "")
+
+
+def prior_counts(row: Mapping[Any, Any]) -> str:
+    """What the interval of a prior rests on: `250 questions, 16000 sequences`; '' where nothing is known."""
+    names = (("prior_questions", "questions"), ("prior_sequences", "sequences"))
+    return ", ".join(f"{int(row[key])} {name}" for key, name in names if row[key])
 
 
 def counts(rows: pd.DataFrame) -> str:

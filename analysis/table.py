@@ -9,25 +9,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
+from analysis.cells import AXES, ManifestCell, distinct_cells, find_sweep, read_manifests, spread_decodings
 from analysis.intervals import mean_interval, ratio_interval, region
 from analysis.reading import PRIORS, Reader
-from bll_sweeps.errors import StoreError, UsageError, one_of
-from bll_sweeps.store.layout import Layout, SweepFiles
-from bll_sweeps.store.records import read_json
+from bll_sweeps.grid.axes import Objective, canonical_json
+from bll_sweeps.store.layout import Layout
 
 KINDS = ("pretrain", "prior", "train", "evaluate")
-AXES = ("objective", "backbone", "domain", "benchmark", "recipe", "seed")
-# Overrides that say how and where a cell runs make no other variant of it, nor does the choice of an axis.
-_PLACES = {"sweep", "execution", "tracker", "paths", "hydra"}
 # Cells that agree on these are one point of the continuum, up to objective and seed.
 POINT = ["backbone", "domain", "benchmark", "variant"]
+Prior = Literal["clean", "as_trained"]  # which answers prior strength is measured on
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Results:
 
     cells: one row per cell and decoding (columns: `_COLUMNS`). curves: training curves, a row per logged step and train
     job. sequences: the prior's rows per training sequence. provenance: one row per finished job.
-    problems: damaged records and outputs, by name; their cells count as missing.
+    problems: damaged records and outputs, by name (their cells count as missing), and scores of unlike graders.
     """
 
     root: Path
@@ -67,6 +65,20 @@ class Results:
         """The rows that have none; `why` says which job is to blame."""
         return self.cells[self.cells["state"] != "done"]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What limits sound results: training rows that were cut, generations that ran into the token limit."""
+        cut = self.cells[self.cells["rows_cut"] > 0].groupby("point", sort=False)["rows_cut"].max()
+        long = self.cells[self.cells["length_limited"] > 0]
+        shares = long.groupby(long["point"] + " " + long["decoding"], sort=False)["length_limited"].max()
+        return [
+            *_warning("training rows were cut to max_length", [f"{point} ({n:.0f})" for point, n in cut.items()]),
+            *_warning(
+                "generations ran into max_new_tokens",
+                [f"{where} (up to {100 * share:.2g} %)" for where, share in shares.items()],
+            ),
+        ]
+
 
 @dataclass(kw_only=True)
 class _Row:
@@ -74,6 +86,7 @@ class _Row:
 
     point: str = ""
     objective: str
+    identity: str = ""  # the objective without its name, as JSON; '' where no spec tells it
     backbone: str
     domain: str
     benchmark: str
@@ -83,7 +96,7 @@ class _Row:
     noise_kind: str = ""
     noise_rate: float = math.nan
     task: str = ""
-    exposure: float = math.nan  # pretraining items of the task; nan where that is not known
+    exposure: float = math.nan  # pretraining items of a lab task; nan where that is not known
     decoding: str
     temperature: float = math.nan
     primary: bool = False
@@ -94,14 +107,19 @@ class _Row:
     high: float = math.nan
     questions: int = 0
     samples: int = 0
+    grader: str = ""
+    length_limited: float = math.nan  # share of the generations that ran into max_new_tokens
+    rows_cut: float = math.nan  # training rows that were cut to max_length
     prior_clean: float = math.nan
     prior_clean_low: float = math.nan
     prior_clean_high: float = math.nan
     prior_as_trained: float = math.nan
     prior_as_trained_low: float = math.nan
     prior_as_trained_high: float = math.nan
+    prior_questions: int = 0  # distinct ones, the unit of the priors' intervals; 0 where the record does not name them
     prior_sequences: int = 0
-    region: str = ""  # by the clean prior
+    region_clean: str = ""
+    region_as_trained: str = ""
     pretrain: str = ""
     prior: str = ""
     train: str = ""
@@ -112,37 +130,23 @@ class _Row:
 _COLUMNS = [f.name for f in dataclasses.fields(_Row)]
 
 
-@dataclass
-class _Cell:
-    """One cell of a manifest."""
-
-    labels: dict[str, Any]
-    overrides: list[str]
-    jobs: dict[str, str | None]
-    launch: int
-    variant: str = ""
-    decodings: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def job(self, kind: str) -> str:
-        return self.jobs.get(kind) or ""
-
-
 def load(root: Path, sweep: str | None = None, launch: int | None = None, every_launch: bool = False) -> Results:
     """Tables of one launch of a sweep (by default the last launch of the sweep launched last), or of all its launches.
 
     Raises UsageError for a sweep or launch that is not there, StoreError for a damaged manifest.
     """
-    files = _find(Layout(root), sweep)
+    files = find_sweep(Layout(root), sweep)
     reader = Reader(Layout(root))
-    manifests = _manifests(files, launch, every_launch)
-    cells = _cells(manifests)
-    _spread_decodings(cells, reader)
+    manifests = read_manifests(files, launch, every_launch)
+    cells = distinct_cells(manifests)
+    spread_decodings(cells, reader)
     rows = [row for cell in cells for row in _rows(cell, reader)]
     table = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=_COLUMNS)
     table["point"] = _points(table)
     trains = _distinct(table["train"])
     ids = {kind: _distinct(table[kind]) for kind in KINDS}
     scored = {job: reader.scores(job) for job in ids["evaluate"]}
+    graders = _unlike_graders(table)
     return Results(
         root=root,
         sweep=files.name,
@@ -152,121 +156,12 @@ def load(root: Path, sweep: str | None = None, launch: int | None = None, every_
         sequences=_stack([(job, reader.sequences(job)) for job in ids["prior"]], "prior"),
         provenance=_provenance([job for kind in ids.values() for job in kind], reader),
         formulas=_formulas(cells, reader),
-        problems=reader.problems,
+        problems=[*reader.problems, *graders],
         scores={(job, name): t for job, tables in scored.items() if tables for name, t in tables.items()},
     )
 
 
-# --- manifests ------------------------------------------------------------------------------------------------------
-
-
-def _find(layout: Layout, sweep: str | None) -> SweepFiles:
-    names = layout.sweeps()
-    if not names:
-        raise UsageError(f"{layout.root} holds no sweep; `bll launch` makes one, --source names another run root")
-    if sweep is None:
-        sweep = names[-1]
-    if sweep not in names:
-        raise UsageError(f"sweep={sweep!r} {one_of(names, sweep)}")
-    return layout.sweep(sweep)
-
-
-def _manifests(files: SweepFiles, launch: int | None, every_launch: bool) -> list[dict[str, Any]]:
-    numbers = files.launches()
-    if not numbers:
-        raise UsageError(f"sweep {files.name} has no launch yet")
-    if launch is not None and launch not in numbers:
-        raise UsageError(f"launch={launch} {one_of(map(str, numbers), launch)}")
-    wanted = numbers if every_launch else [numbers[-1] if launch is None else launch]
-    manifests = [read_json(files.manifest(number)) for number in wanted]
-    for number, manifest in zip(wanted, manifests, strict=True):
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("cells"), list):
-            raise StoreError(
-                f"{files.manifest(number)} is not a manifest; `bll launch sweep={files.name}` writes a new one"
-            )
-    return manifests
-
-
-def _cells(manifests: list[dict[str, Any]]) -> list[_Cell]:
-    """The distinct cells of the manifests. A cell whose jobs changed from one launch to a later one is two variants."""
-    found: dict[tuple[str, str], _Cell] = {}
-    for manifest in manifests:
-        for data in manifest["cells"]:
-            cell = _Cell(dict(data["labels"]), list(data.get("overrides") or []), data["jobs"], manifest["launch"])
-            suffix = _variant(cell, objective=True)
-            if suffix:
-                cell.labels["objective"] = f"{cell.labels['objective']}({suffix})"
-            cell.variant = _variant(cell, objective=False)
-            found[_name(cell), cell.job("evaluate")] = cell
-    by_name: dict[str, list[_Cell]] = {}
-    for cell in found.values():
-        by_name.setdefault(_name(cell), []).append(cell)
-    for cells in by_name.values():
-        newest = max(cell.launch for cell in cells)
-        for cell in cells:
-            if cell.launch < newest:
-                cell.variant = ", ".join(filter(None, [cell.variant, f"as of launch {cell.launch}"]))
-    _name_recipes(list(found.values()))
-    return list(found.values())
-
-
-def _name(cell: _Cell) -> str:
-    return json.dumps([cell.labels, cell.variant], sort_keys=True)
-
-
-def _variant(cell: _Cell, objective: bool) -> str:
-    """The cell's overrides other than axis choices; those of the objective belong to the objective's name."""
-    kept, noise = [], {}
-    for override in cell.overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        head = key.replace("/", ".").split(".")[0]
-        if key in AXES or head in _PLACES:
-            continue
-        if key.startswith("domain.noise.") and not objective:
-            noise[key] = value
-        elif objective and head == "objective":
-            kept.append(f"{key.removeprefix('objective.')}={value}")
-        elif not objective and head != "objective":
-            kept.append(f"{key}={value}")
-    noise_text = " ".join(["noise", *(noise[key] for key in sorted(noise))]) if noise else ""
-    return ", ".join(filter(None, [noise_text, *sorted(kept)]))
-
-
-def _name_recipes(cells: list[_Cell]) -> None:
-    """Where a point was trained with several recipes, the recipe is part of the variant."""
-    recipes: dict[tuple[str, ...], set[str]] = {}
-    for cell in cells:
-        if cell.job("train"):
-            recipes.setdefault(_point_key(cell), set()).add(cell.labels["recipe"])
-    for cell, key in [(cell, _point_key(cell)) for cell in cells]:
-        if len(recipes.get(key, ())) > 1:
-            cell.variant = ", ".join(filter(None, [cell.variant, f"recipe={cell.labels['recipe']}"]))
-
-
-def _point_key(cell: _Cell) -> tuple[str, ...]:
-    return cell.labels["backbone"], cell.labels["domain"], cell.labels["benchmark"], cell.variant
-
-
-def _spread_decodings(cells: list[_Cell], reader: Reader) -> None:
-    """Which decodings each cell has: from its spec, or from another cell of the same benchmark."""
-    known: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in cells:
-        spec = reader.spec(cell.job("evaluate"))
-        if spec:
-            benchmark = spec["job"]["benchmark"]
-            names = sorted(benchmark["decodings"], key=lambda name: (name != benchmark["primary"], name))
-            cell.decodings = {
-                name: {**benchmark["decodings"][name], "primary": name == benchmark["primary"]} for name in names
-            }
-            known.setdefault(cell.labels["benchmark"], cell.decodings)
-    for cell in cells:
-        cell.decodings = cell.decodings or known.get(cell.labels["benchmark"], {"": {"primary": True}})
-
-
-# --- rows -----------------------------------------------------------------------------------------------------------
-
-
-def _rows(cell: _Cell, reader: Reader) -> list[_Row]:
+def _rows(cell: ManifestCell, reader: Reader) -> list[_Row]:
     scores = reader.scores(cell.job("evaluate"))
     blame = _blame(cell, reader)
     if scores is None and reader.record(cell.job("evaluate")) is not None:
@@ -274,6 +169,7 @@ def _rows(cell: _Cell, reader: Reader) -> list[_Row]:
     shared: dict[str, Any] = {key: cell.labels.get(key, "") for key in AXES}
     shared |= {kind: cell.job(kind) for kind in KINDS}
     shared |= _task_of(cell, reader) | _prior_of(cell, reader)
+    shared |= {"identity": _identity(cell, reader), "rows_cut": _rows_cut(cell, reader)}
     rows = []
     for name, decoding in cell.decodings.items():
         row = _Row(
@@ -287,11 +183,12 @@ def _rows(cell: _Cell, reader: Reader) -> list[_Row]:
         row.why = "; ".join(blame)
         if scores is not None and name in scores:
             _fill(row, scores[name])
+            row.grader, row.length_limited = reader.grader(row.evaluate), reader.length_limited(row.evaluate, name)
         rows.append(row)
     return rows
 
 
-def _blame(cell: _Cell, reader: Reader) -> list[str]:
+def _blame(cell: ManifestCell, reader: Reader) -> list[str]:
     """What the cell lacks, causes first: an evaluation that waits for a failed training is not told of besides."""
     reasons = {kind: reader.not_done(cell.job(kind)) for kind in KINDS if cell.job(kind)}
     wanting = {kind: reason for kind, reason in reasons.items() if reason}
@@ -308,7 +205,7 @@ def _fill(row: _Row, table: pd.DataFrame) -> None:
     row.mean, row.low, row.high = interval.mean, interval.low, interval.high
 
 
-def _task_of(cell: _Cell, reader: Reader) -> dict[str, Any]:
+def _task_of(cell: ManifestCell, reader: Reader) -> dict[str, Any]:
     """Task, its exposure in pretraining and the label noise, from the specs.
 
     The prior's spec is asked first: an evaluation of the base model is shared by all noise rates, and its spec has the
@@ -325,26 +222,76 @@ def _task_of(cell: _Cell, reader: Reader) -> dict[str, Any]:
         "noise_kind": "none" if none else noise["kind"],
         "noise_rate": 0.0 if none else float(noise["rate"]),
     }
-    if backbone["source"] == "lab" and backbone.get("pretraining"):
+    # Only a lab task can be looked up in what a lab backbone has read: of a jsonl domain nothing is known.
+    if domain["source"] == "lab" and backbone["source"] == "lab" and backbone.get("pretraining"):
         out["exposure"] = float(backbone["pretraining"]["exposure"].get(out["task"], 0))
     return out
 
 
-def _prior_of(cell: _Cell, reader: Reader) -> dict[str, Any]:
+def _prior_of(cell: ManifestCell, reader: Reader) -> dict[str, Any]:
     job = cell.job("prior")
     table = reader.sequences(job) if job else None
     if table is None:
         return {}
 
     def read() -> dict[str, Any]:
-        out: dict[str, Any] = {"prior_sequences": len(table)}
+        named = "question" in table and bool(table["question"].notna().all())
+        units = table["question"].tolist() if named else None
+        out: dict[str, Any] = {"prior_sequences": len(table), "prior_questions": len(set(units or ()))}
         for which, sums, tokens in PRIORS:
-            interval = ratio_interval(table[sums].to_numpy(dtype=float), table[tokens].to_numpy(dtype=float))
-            out[f"prior_{which}"] = interval.mean
+            interval = ratio_interval(
+                table[sums].to_numpy(dtype=float), table[tokens].to_numpy(dtype=float), units=units
+            )
+            out |= {f"prior_{which}": interval.mean, f"region_{which}": region(interval.mean)}
             out |= {f"prior_{which}_low": interval.low, f"prior_{which}_high": interval.high}
-        return out | {"region": region(out["prior_clean"])}
+        return out
 
     return reader.once("prior strength", job, read) or {}
+
+
+def _identity(cell: ManifestCell, reader: Reader) -> str:
+    """What the objective is whatever its name: power with alpha 0 is NLL."""
+    if not cell.job("train"):
+        return canonical_json({"family": "base"})
+
+    def read() -> str | None:
+        spec = reader.spec(cell.job("train"))
+        return None if spec is None else canonical_json(Objective(**spec["job"]["objective"]).identity())
+
+    return reader.once("objective", cell.job("train"), read) or ""
+
+
+def _rows_cut(cell: ManifestCell, reader: Reader) -> float:
+    """nan where neither the training's nor the prior's record tells it."""
+    told = [reader.rows_cut(cell.job(kind)) for kind in ("train", "prior") if cell.job(kind)]
+    return max((n for n in told if not math.isnan(n)), default=math.nan)
+
+
+def _unlike_graders(table: pd.DataFrame) -> list[str]:
+    """One problem if scores of this sweep are by several versions of a grader, or by several graders of a benchmark."""
+    done = table[table["grader"] != ""].drop_duplicates("evaluate")
+    if done.empty:
+        return []
+    versions = done.groupby(done["grader"].str.rpartition("-v")[0])["grader"].nunique()
+    if not (versions > 1).any() and not (done.groupby("benchmark")["grader"].nunique() > 1).any():
+        return []
+    counts = ", ".join(
+        f"{grader} ({n} evaluations)" for grader, n in done["grader"].value_counts().sort_index().items()
+    )
+    return [
+        f"this sweep's scores are by several graders: {counts}; gains are taken within a grader only, and "
+        "`bll launch ... --rerun-stale` evaluates again what other code made"
+    ]
+
+
+_MOST_NAMED = 8
+
+
+def _warning(what: str, where: list[str]) -> list[str]:
+    if not where:
+        return []
+    more = [f"and {len(where) - _MOST_NAMED} more"] if len(where) > _MOST_NAMED else []
+    return [f"{what}: {', '.join([*where[:_MOST_NAMED], *more])}"]
 
 
 def _points(table: pd.DataFrame) -> pd.Series:
@@ -384,7 +331,7 @@ def _provenance(jobs: list[str], reader: Reader) -> pd.DataFrame:
     )
 
 
-def _formulas(cells: list[_Cell], reader: Reader) -> dict[str, str]:
+def _formulas(cells: list[ManifestCell], reader: Reader) -> dict[str, str]:
     out: dict[str, str] = {}
     for cell in cells:
         name = cell.labels["objective"]

@@ -6,12 +6,15 @@ import math
 
 import pandas as pd
 
-from analysis.table import Results
+from analysis.table import Prior, Results
 
 
-def results_text(results: Results) -> str:
-    """A terminal table, a line per cell and decoding, strongest prior first; missing cells and problems below it."""
-    cells = results.cells.sort_values(["prior_clean", "point", "variant"], ascending=[False, True, True], kind="stable")
+def results_text(results: Results, prior: Prior = "clean") -> str:
+    """A terminal table, a line per cell and decoding, strongest prior first; warnings, missing cells and problems below
+    it.
+    """
+    which = f"prior_{prior}"
+    cells = results.cells.sort_values([which, "point", "variant"], ascending=[False, True, True], kind="stable")
     variants = any(cells["variant"])
     heads = [
         "point",
@@ -22,12 +25,14 @@ def results_text(results: Results) -> str:
         "mean [95 %]",
         "questions",
         "prior [95 %]",
+        "of questions, sequences",
         "region",
     ]
     lines = []
     for row in cells[cells["state"] == "done"].to_dict("records"):
         count = f"{row['questions']} x {row['samples']}"
-        prior = with_interval(row["prior_clean"], row["prior_clean_low"], row["prior_clean_high"], 4)
+        strength = with_interval(row[which], row[f"{which}_low"], row[f"{which}_high"], 4)
+        units = f"{row['prior_questions'] or '?'}, {row['prior_sequences']}" if row["prior_sequences"] else "-"
         score = with_interval(row["mean"], row["low"], row["high"])
         names = [
             row["point"],
@@ -36,9 +41,10 @@ def results_text(results: Results) -> str:
             row["seed"],
             row["decoding"],
         ]
-        lines.append([str(cell) for cell in [*names, score, count, prior, row["region"]]])
+        lines.append([str(cell) for cell in [*names, score, count, strength, units, row[f"region_{prior}"]]])
     launches = ", ".join(str(m.get("launch")) for m in results.launches)
     parts = [f"sweep {results.sweep}, launch {launches}: {_count(results)}", text_table(heads, lines)]
+    parts += [f"warning: {text}" for text in results.warnings]
     missing = results.missing.drop_duplicates(["point", "variant", "objective", "seed"])
     if len(missing):
         parts.append(f"missing ({len(missing)} cells)")
@@ -50,7 +56,7 @@ def results_text(results: Results) -> str:
         )
     if results.problems:
         parts.append(
-            "problems (these records are not used)\n" + "\n".join(f"  {problem}" for problem in results.problems)
+            "problems (damaged records are not used)\n" + "\n".join(f"  {problem}" for problem in results.problems)
         )
     return "\n".join(parts) + "\n"
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bll_sweeps.store.layout import Layout
 
 DONE, FAILED, USAGE = 0, 1, 2
+Run = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,13 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         code = _complain(error, USAGE)
-    except (JobsFailed, StoreError) as error:
+    except (JobsFailed, StoreError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # `bll status | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = _complain(error, FAILED)
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `bll status | head`
-        code = DONE
     sys.exit(code)
 
 
@@ -57,60 +57,66 @@ def _parser() -> argparse.ArgumentParser:
         "Exit codes: 0 done, 1 jobs failed, 2 usage.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _launching(commands)
+    _looking(commands)
+    return parser
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
 
-    def on_disk(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, sweep: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = command(name, run, text)
-        sub.add_argument("--root", type=Path, default=None, help="run root (default: $BLL_RUNS or ./runs)")
-        if sweep:
-            sub.add_argument("sweep", nargs="?", metavar="SWEEP", help="default: the sweep launched last")
-        return sub
-
-    sub = command(
-        "launch",
-        _launch,
-        "Run a sweep (sweep=NAME) or a grid (objective=nll,p ...): what the store has is not run again.",
-    )
+def _launching(commands: Any) -> None:
+    text = "Run a sweep (sweep=NAME) or a grid (objective=nll,p ...): what the store has is not run again."
+    sub = _command(commands, "launch", _launch, text)
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; commas make axes")
     sub.add_argument("--detach", action="store_true", help="return at once, leave the workers running")
     sub.add_argument("--rerun-stale", action="store_true", help="also run again what other code made")
-    sub = command("plan", _plan, "Show what a launch would run; submits nothing.")
+    sub = _command(commands, "plan", _plan, "Show what a launch would run; submits nothing.")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for launch")
     sub.add_argument("--json", action="store_true")
+    _on_sweep(commands, "retry", _retry, "Run failed and damaged jobs of a sweep again, and what they blocked.")
+    _on_sweep(commands, "cancel", _cancel, "Stop the workers of a sweep; nothing is lost.")
+    _on_job(commands, "run", _run, "Run one job here, in the foreground.")
 
-    sub = on_disk("status", _status, "How far a sweep is, what failed and why.")
+
+def _looking(commands: Any) -> None:
+    sub = _on_sweep(commands, "status", _status, "How far a sweep is, what failed and why.")
     sub.add_argument("--json", action="store_true")
     sub.add_argument("--watch", action="store_true", help="refresh until nothing is left to run")
-    sub = on_disk("show", _show, "One cell or job: its configuration, state, results and files.", sweep=False)
-    sub.add_argument(
-        "job",
-        metavar="CELL|JOB",
-        help="a job id (or its beginning), or a cell as objective,backbone,benchmark",
-    )
-    sub = on_disk("logs", _logs, "The log of a job's last attempt.", sweep=False)
-    sub.add_argument("job", metavar="JOB")
-    sub.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
-    on_disk("retry", _retry, "Run failed and damaged jobs of a sweep again, and what they blocked.")
-    sub = on_disk("wait", _wait, "Wait until nothing of a sweep is left to run.")
+    sub = _on_sweep(commands, "wait", _wait, "Wait until nothing of a sweep is left to run.")
     sub.add_argument("--timeout", type=float, default=None, metavar="SECONDS")
-    sub = on_disk("run", _run, "Run one job here, in the foreground.", sweep=False)
-    sub.add_argument("job", metavar="JOB")
-    sub = on_disk("results", _results, "Scores with intervals.")
+    sub = _on_root(commands, "show", _show, "One cell or job: its configuration, state, results and files.")
+    either = "a job id (or its beginning), or a cell as objective,backbone,benchmark"
+    sub.add_argument("job", metavar="CELL|JOB", help=either)
+    sub = _on_job(commands, "logs", _logs, "The log of a job's last attempt.")
+    sub.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    sub = _on_sweep(commands, "results", _results, "Scores with intervals.")
     sub.add_argument("--csv", action="store_true")
-    sub.add_argument(
-        "--claims",
-        action="store_true",
-        help="recompute from the records which end of the continuum each objective wins",
-    )
-    sub = on_disk("report", _report, "Figures and one self-contained HTML page.")
+    claims = "recompute from the records which end of the continuum each objective wins"
+    sub.add_argument("--claims", action="store_true", help=claims)
+    sub = _on_sweep(commands, "report", _report, "Figures and one self-contained HTML page.")
     sub.add_argument("--out", type=Path, default=None, help="default: <run root>/reports/SWEEP")
-    return parser
+
+
+def _command(commands: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    sub.set_defaults(run=run)
+    return sub
+
+
+def _on_root(commands: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    sub = _command(commands, name, run, text)
+    sub.add_argument("--root", type=Path, default=None, help="run root (default: $BLL_RUNS or ./runs)")
+    return sub
+
+
+def _on_sweep(commands: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    sub = _on_root(commands, name, run, text)
+    sub.add_argument("sweep", nargs="?", metavar="SWEEP", help="default: the sweep launched last")
+    return sub
+
+
+def _on_job(commands: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
+    sub = _on_root(commands, name, run, text)
+    sub.add_argument("job", metavar="JOB", help="a job id, or its beginning")
+    return sub
 
 
 # --- launch and plan --------------------------------------------------------------------------------------------------
@@ -186,6 +192,7 @@ class _hydra:
 
 def _translated(call: Callable[[], Any]) -> Any:
     """Hydra's and OmegaConf's errors as one line."""
+    import yaml
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -195,6 +202,8 @@ def _translated(call: Callable[[], Any]) -> Any:
         return call()
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(one_line(error)) from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"a file of the configuration is not YAML: {' '.join(str(error).split())}") from None
 
 
 # --- what is on disk --------------------------------------------------------------------------------------------------
@@ -224,8 +233,8 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(status.plain(), indent=1))
         return DONE
-    from bll_sweeps.cluster.local import job_names
     from bll_sweeps.cluster.progress import print_status
+    from bll_sweeps.cluster.status import job_names
 
     names = job_names(watch.manifest)
     while True:
@@ -257,20 +266,19 @@ def _logs(args: argparse.Namespace) -> int:
 
 
 def _retry(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.launch import reopened
+    from bll_sweeps.cluster.launch import reopen
     from bll_sweeps.cluster.local import LocalOptions, run_declared
 
     layout = _layout(args)
-    declared, ids = reopened(layout, _sweep(args, layout))
+    declared, ids = reopen(layout, _sweep(args, layout))
     print(f"{declared.sweep}: {len(ids)} failed or damaged jobs are run again", flush=True)
     status = run_declared(declared, LocalOptions())
     return _ended(status)
 
 
 def _wait(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.local import job_names
     from bll_sweeps.cluster.progress import Progress
-    from bll_sweeps.cluster.status import SweepWatch
+    from bll_sweeps.cluster.status import SweepWatch, job_names, live_pools
 
     layout = _layout(args)
     watch = SweepWatch(layout, _sweep(args, layout))
@@ -279,12 +287,31 @@ def _wait(args: argparse.Namespace) -> int:
     status = watch.status()
     while not status.finished and time.monotonic() < deadline:
         progress.show(status, 0)
+        alive = live_pools(layout, watch.manifest["sweep"])
         time.sleep(1)
         status = watch.status()
+        if alive == [] and not status.number("running") and status.number("pending"):
+            progress.close(status, 0)
+            raise JobsFailed(f"no worker is left for {status.number('pending')} pending jobs: launch the sweep again")
     progress.close(status, 0)
     if not status.finished:
         raise JobsFailed(f"{status.number('running', 'pending')} jobs are left after {args.timeout:g} s")
     return _ended(status)
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    from bll_sweeps.cluster.status import live_pools
+
+    layout = _layout(args)
+    sweep = _sweep(args, layout)
+    pools = live_pools(layout, sweep)
+    if pools is None:
+        raise UsageError(f"sweep={sweep!r} was launched on another machine: cancel it there")
+    for pool in pools:
+        pool.stop.touch()
+    stopped = f"{len(pools)} launches asked to stop; nothing is lost, launching again goes on"
+    print(f"{sweep}: {stopped if pools else 'no launch is running'}")
+    return DONE
 
 
 def _ended(status: Any) -> int:
@@ -303,7 +330,10 @@ def _run(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster.worker import configure_logging, run_here
 
     configure_logging()
-    run_here(layout, job_id)
+    try:
+        run_here(layout, job_id)
+    except UsageError as error:
+        raise JobsFailed(f"{job_id}: {error}") from None  # its input, not the command line's
     print(f"{job_id}: done")
     return DONE
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from bll_sweeps.code import code_digest, versions
 from bll_sweeps.errors import StoreError
-from bll_sweeps.grid.cell import to_plain
+from bll_sweeps.grid.axes import to_plain
 from bll_sweeps.grid.spec import Spec, read_spec
 from bll_sweeps.store.claims import Claim
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout

@@ -8,6 +8,7 @@ python -m jobs.cell -m hydra/launcher=basic sweep=smoke    # Hydra's own launche
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import hydra
@@ -23,6 +24,8 @@ def run_cell(config: DictConfig) -> None:
     from bll_sweeps.cluster.launch import declare, resolve_cells
     from bll_sweeps.cluster.worker import configure_logging, preload, run_here
     from bll_sweeps.grid.schema.grids import ComposedCell, adhoc_name
+    from bll_sweeps.store.claims import live_claim
+    from bll_sweeps.store.records import is_done
 
     overrides = tuple(_cell_overrides())
     plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -31,8 +34,12 @@ def run_cell(config: DictConfig) -> None:
     if declared.plan.to_run:
         preload()
     for planned in declared.plan.to_run:
-        print(f"{planned.job.id}", flush=True)
-        run_here(declared.layout, planned.job.id)
+        print(planned.job.id, flush=True)
+        files = declared.layout.job(planned.job.id)
+        while live_claim(files) and not is_done(files):
+            time.sleep(1)  # a sweep beside us runs this very job: its result is ours
+        if not is_done(files):
+            run_here(declared.layout, planned.job.id)
 
 
 def _cell_overrides() -> list[str]:

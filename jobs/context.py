@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bll_sweeps.code import code_digest
 from bll_sweeps.errors import StoreError
-from bll_sweeps.grid.cell import Backbone, PretrainJob
+from bll_sweeps.grid.axes import Backbone
+from bll_sweeps.grid.cell import PretrainJob
+from bll_sweeps.grid.digest import directory_digest
 from bll_sweeps.grid.spec import Spec
 from bll_sweeps.store.layout import Attempt, Layout
-from bll_sweeps.store.records import read_record
+from bll_sweeps.store.records import read_json, read_record
 
 
 @dataclass
@@ -26,8 +29,11 @@ class JobContext:
 
     @property
     def earlier(self) -> list[Attempt]:
-        """Earlier attempts of this job, newest first: what a resumed job goes on from."""
-        return [a for a in reversed(self.layout.job(self.spec.job.id).attempts()) if a.number < self.attempt.number]
+        """Earlier attempts of this job, newest first: what a resumed job goes on from. Those of other code are left
+        out, since a result must be that of one code.
+        """
+        attempts = reversed(self.layout.job(self.spec.job.id).attempts())
+        return [a for a in attempts if a.number < self.attempt.number and _code_of(a) == code_digest()]
 
     def parent_output(self, job_id: str, name: str) -> Path:
         """A finished parent's output, digests checked. StoreError if it is not done or damaged."""
@@ -40,7 +46,10 @@ class JobContext:
         """The base model's folder: a lab backbone's pretrain output, or the local directory."""
         if backbone.source == "lab":
             return self.parent_output(PretrainJob(backbone=backbone).id, "model")
-        return Path(backbone.path)
+        folder = Path(backbone.path)
+        if directory_digest(folder) != backbone.digest:
+            raise StoreError(f"{folder} has changed since it was planned; put it back, or launch again for a new job")
+        return folder
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Tells how far the job is (for `bll status`); at most twice a second, and not flushed: a lost one does no
@@ -78,3 +87,10 @@ class JobContext:
             run.close(ok=False)
             raise
         run.close(ok=True)
+
+
+def _code_of(attempt: Attempt) -> str | None:
+    try:
+        return read_json(attempt.provenance).get("code")
+    except (FileNotFoundError, StoreError):
+        return None  # it died before it had written what it is

@@ -18,6 +18,7 @@ def run(job: PriorJob, context: JobContext) -> Result:
     with context.tracked() as run:
         prior = measure(model, examples, context.spec.execution.eval_batch, context.progress_of("sequences"))
         write_jsonl(context.attempt.output("sequences.jsonl"), prior.sequences)
-        result = {"as_trained": prior.as_trained, "clean": prior.clean}
+        rows_cut = sum(example.cut or example.clean_cut for example in examples)
+        result = {"as_trained": prior.as_trained, "clean": prior.clean, "rows_cut": rows_cut}
         run.summary(result)
     return Result(result, ["sequences.jsonl"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bll_sweeps.grid.cell import Objective, Recipe, TrainJob
+from bll_sweeps.grid.axes import Objective, Recipe
+from bll_sweeps.grid.cell import TrainJob
 from jobs import Result
 from jobs.context import JobContext
 
@@ -51,6 +52,12 @@ def fit_and_save(
         )
         save_model(model, tokenizer, attempt.output("model"))
         parameters = sum(p.numel() for p in model.parameters())
-        result = {"steps": fitted.steps, "tokens": fitted.tokens, "parameters": parameters, "final": fitted.final}
+        result = {
+            "steps": fitted.steps,
+            "tokens": fitted.tokens,
+            "rows_cut": sum(example.cut for example in examples),
+            "parameters": parameters,
+            "final": fitted.final,
+        }
         run.summary(result)
     return Result(result, ["model", "metrics.jsonl"])

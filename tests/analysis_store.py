@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bll_sweeps.grid.cell import (
+from bll_sweeps.grid.axes import (
     Backbone,
     Benchmark,
-    Cell,
     Decoding,
     Domain,
     LabTask,
@@ -27,6 +26,7 @@ from bll_sweeps.grid.cell import (
     Recipe,
     to_plain,
 )
+from bll_sweeps.grid.cell import Cell
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import publish, write_json, write_jsonl, write_record
 
@@ -36,7 +36,7 @@ OBJECTIVES = {
     "p": Objective(name="p", family="power", alpha=1.0),
     "p10": Objective(name="p10", family="power", alpha=10.0),
     "p0.1": Objective(name="p0.1", family="power", alpha=0.1),
-    "power": Objective(name="power", family="power", alpha=0.5),
+    "p0.5": Objective(name="p0.5", family="power", alpha=0.5),
     "p_above": Objective(name="p_above", family="power", alpha=1.0, keep="above", threshold=0.2),
     "logp_above": Objective(name="logp_above", family="nll", keep="above", threshold=0.2),
     "logp_below": Objective(name="logp_below", family="nll", keep="below", threshold=0.2),
@@ -68,14 +68,19 @@ _RATED = ["base", "nll", "p", "p10", "logp_above"]
 
 
 def cell(
-    backbone: str, task: str, objective: str, noise: Noise | None = None, seed: int = 0, questions: int = 60
+    backbone: str,
+    task: str,
+    objective: str | Objective,
+    noise: Noise | None = None,
+    seed: int = 0,
+    questions: int = 60,
 ) -> Cell:
     """A real grid cell of the synthetic lab."""
     recipe = Recipe(name="sft", learning_rate=2e-3, batch_size=64, steps=250)
     noise = noise or Noise(kind="uniform", rate=0.2)
     shape = ModelShape(hidden_size=96, layers=2, intermediate_size=288, heads=4, kv_heads=2)
     return Cell(
-        objective=OBJECTIVES[objective],
+        objective=OBJECTIVES[objective] if isinstance(objective, str) else objective,
         backbone=Backbone(
             name=backbone,
             source="lab",
@@ -113,6 +118,10 @@ class StoreBuilder:
     questions: int = 60
     sequences: int = 300
     steps: int = 250
+    repeats: int = 0  # rows per distinct question of the prior's sequences; 0: the rows do not name their questions
+    rows_cut: int | None = None
+    length_limited: float | None = None  # of the sampled generations
+    grader: str = "exact-v1"
     written: set[str] = field(default_factory=set)
 
     def finish(self, one: Cell) -> None:
@@ -149,7 +158,8 @@ class StoreBuilder:
                 kind: getattr(one, kind).id if getattr(one, kind) else None
                 for kind in ("pretrain", "prior", "train", "evaluate")
             }
-            entries.append({"labels": one.labels(), "overrides": overrides, "jobs": ids})
+            primary = one.benchmark.primary
+            entries.append({"labels": one.labels(), "overrides": overrides, "primary": primary, "jobs": ids})
             jobs |= {job.id: {"kind": job.kind, "parents": list(job.parents)} for job in one.jobs()}
         manifest = {
             "sweep": sweep,
@@ -200,7 +210,10 @@ class StoreBuilder:
                     "noisy": noisy,
                 }
             )
-        result = {}
+            if self.repeats:
+                digest = hashlib.sha256(f"question {i // self.repeats}".encode()).hexdigest()
+                rows[-1]["question"] = digest[:16]
+        result: dict[str, Any] = {} if self.rows_cut is None else {"rows_cut": self.rows_cut}
         for which, sums, tokens_key in (
             ("clean", "clean_sum_p", "clean_tokens"),
             ("as_trained", "sum_p", "tokens"),
@@ -220,7 +233,12 @@ class StoreBuilder:
         rows = self._curve(prior, sampled[_RATED.index(name)], kept=one.objective.keep != "all")
         self._publish(
             job,
-            {"steps": self.steps, "tokens": rows[-1]["tokens"], "final": rows[-1]},
+            {
+                "steps": self.steps,
+                "tokens": rows[-1]["tokens"],
+                "final": rows[-1],
+                **({} if self.rows_cut is None else {"rows_cut": self.rows_cut}),
+            },
             {"metrics.jsonl": rows},
         )
 
@@ -267,7 +285,7 @@ class StoreBuilder:
 
     def score(self, job: Any, rows: list[dict[str, Any]]) -> None:
         """Publishes an evaluation with these scores per question."""
-        metrics = {}
+        metrics: dict[str, dict[str, float]] = {}
         for name in ("sampled", "greedy"):
             means = np.array([np.mean(row[name]) for row in rows])
             metrics[name] = {
@@ -276,13 +294,15 @@ class StoreBuilder:
                 "samples": len(rows[0][name]),
                 "stderr": 0.0,
             }
+        if self.length_limited is not None:
+            metrics["sampled"]["length_limited"] = self.length_limited
         result = {
             "benchmark": job.benchmark.name,
-            "grader": "exact-v1",
+            "grader": self.grader,
             "primary": "sampled",
             "metrics": metrics,
         }
-        self._publish(job, result, {"scores.exact-v1.jsonl": rows})
+        self._publish(job, result, {f"scores.{self.grader}.jsonl": rows})
 
 
 def rates(one: Cell) -> tuple[float, float]:

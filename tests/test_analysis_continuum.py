@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.claims import check, claims_text
+from analysis.claims import check, claims_text, judge
 from analysis.continuum import crossover, gains, logit, means
 from analysis.table import load
+from bll_sweeps.grid.axes import Noise, Objective
 from bll_sweeps.grid.cell import Cell
 from tests.analysis_store import StoreBuilder, cell, lab_cells, lab_store
 
@@ -110,6 +111,20 @@ def test_without_the_reference_a_gain_is_not_known(tmp_path: Path) -> None:
     assert table["gain"].isna().all()
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_reference_is_nll_under_whatever_name_and_is_not_compared_with_itself(tmp_path: Path, named: bool) -> None:
+    builder = StoreBuilder(tmp_path, questions=10)
+    zero = cell("lab-a", "spell", Objective(name="power-0", family="power", alpha=0.0), questions=10)
+    nll, p = (cell("lab-a", "spell", name, questions=10) for name in ("nll", "p"))
+    cells = [zero, p, *([nll] if named else [])]
+    for one in cells:
+        builder.finish(one)
+    builder.launch([(one, []) for one in cells])
+    table = gains(load(tmp_path))
+    assert table["objective"].tolist() == ["p", "p"]
+    assert table["n"].tolist() == [10, 10]
+
+
 def _line(priors: list[float], slope: float, zero: float) -> pd.DataFrame:
     x = logit(np.array(priors))
     gain = slope * (x - logit(np.array(zero)))
@@ -127,10 +142,32 @@ def _line(priors: list[float], slope: float, zero: float) -> pd.DataFrame:
 
 
 def test_the_crossover_of_a_line_is_its_root() -> None:
-    found = crossover(_line([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], 0.2, 0.7), "p", "sampled")
-    assert found.mean == pytest.approx(0.7, abs=1e-6)
-    assert found.low < 0.7 < found.high
+    line = _line([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], 0.2, 0.7)
+    assert crossover(line, "p", "sampled").mean == pytest.approx(0.7, abs=1e-6)
+    found = crossover(line.assign(gain=line["gain"] + np.array([1, -1, 1, -1, 1, -1]) * 0.03), "p", "sampled")
+    assert found.low < found.mean < found.high
     assert found.n == 6
+
+
+def test_a_crossover_beyond_the_points_is_not_told() -> None:
+    for zero in (0.01, 0.9):
+        found = crossover(_line([0.05, 0.2, 0.4, 0.6], 0.2, zero), "p", "sampled")
+        assert math.isnan(found.mean)
+        assert (math.isnan(found.low), math.isnan(found.high), found.n) == (True, True, 4)
+
+
+def test_an_end_of_the_interval_beyond_the_points_is_open() -> None:
+    line = _line([0.05, 0.2, 0.4, 0.6, 0.8, 0.9], 0.2, 0.85)
+    found = crossover(line.assign(gain=line["gain"] + np.array([1, -1, 1, -1, 1, -1]) * 0.1), "p", "sampled")
+    assert found.low < found.mean
+    assert math.isnan(found.high)
+
+
+def test_the_noise_of_a_gain_is_not_added_to_that_of_the_points() -> None:
+    line = _line([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], 0.2, 0.7)
+    line = line.assign(gain=line["gain"] + np.array([1, -1, 1, -1, 1, -1]) * 0.03)
+    wide = line.assign(gain_low=line["gain"] - 1, gain_high=line["gain"] + 1)
+    assert crossover(line, "p", "sampled") == crossover(wide, "p", "sampled")
 
 
 def test_there_is_no_crossover_where_gain_falls_with_prior_strength_or_points_are_few() -> None:
@@ -172,9 +209,40 @@ def test_a_claim_holds_at_two_points_and_names_the_one_where_it_does_not(tmp_pat
         builder.finish(one)
     builder.launch(cells)
     strong = check(load(tmp_path))[0]
-    worse = strong.rows.assign(point="odd", counts=False)
+    worse = strong.rows.assign(point="odd", backbone="odd", task="odd", counts=False)
     both = dataclasses.replace(strong, rows=pd.concat([strong.rows, worse]))
     assert both.verdict == "holds (at 2 of 3 points, 2 are needed; not at odd)"
+
+
+def test_a_claim_does_not_hold_on_an_objective_that_was_never_run(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll", "p"), points=POINTS[:2], questions=50)
+    strong = check(load(tmp_path))[0]
+    assert strong.rows["comparison"].tolist() == ["p - nll", "logp_above - nll"] * 2
+    assert strong.rows["n"].tolist() == [50, 0, 50, 0]
+    assert strong.verdict == "not decided (2 of 4 comparisons missing)"
+    assert "missing" in claims_text([strong])
+
+
+def test_variants_of_one_point_are_one_point_and_all_must_count(tmp_path: Path) -> None:
+    noises = (Noise(kind="uniform", rate=0.2), Noise(kind="uniform", rate=0.4))
+    lab_store(tmp_path, objectives=("nll", "p", "logp_above"), points=POINTS[:1], noises=noises, questions=50)
+    strong = check(load(tmp_path))[0]
+    assert len(strong.rows) == 4
+    assert strong.rows["counts"].all()
+    assert strong.verdict == "not decided (at 1 of 1 points, 2 are needed)"
+    denied = strong.rows.assign(counts=strong.rows["variant"] != strong.rows["variant"].iloc[0])
+    assert dataclasses.replace(strong, rows=denied).verdict == "does not hold (at 0 of 1 points, 2 are needed)"
+
+
+def test_claims_are_judged_by_temperature_whatever_the_decodings_are_called(store: Path) -> None:
+    table = gains(load(store))
+    names = {"sampled": "greedy", "greedy": "hot"}  # as unhelpful as names can be
+    table = table.assign(decoding=table["decoding"].map(names))
+    table.loc[table["temperature"] > 0, "temperature"] = 0.7
+    strong = judge(table)[0]
+    assert strong.verdict.startswith("holds")
+    assert strong.sampled == "T=0.7"
+    assert "T=1" not in claims_text([strong])
 
 
 def test_a_claim_with_a_missing_comparison_is_not_decided(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,17 +10,20 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from analysis.charts import continuum_chart, curves_chart
 from analysis.continuum import gains, means
 from analysis.continuum_figure import _apart, continuum, continuum_panels
-from analysis.figures import curves, heatmap, write_figures
-from analysis.style import COLOURS, STYLE, colours, in_order, mathtext
+from analysis.figures import _curve_rows, curves, heatmap, write_figures
+from analysis.style import COLOURS, PRIOR_NAMES, STYLE, colours, decoding_name, in_order, mathtext
 from analysis.table import Results, load
-from bll_sweeps.grid.cell import Noise
+from bll_sweeps.grid.axes import Noise
+from bll_sweeps.objectives.catalogue import main_catalogue
 from tests.analysis_store import OBJECTIVES, lab_store
 
 mpl.use("Agg")
@@ -80,11 +84,7 @@ def figure_of(name: str, lab: Results, noise: Results) -> Any:
         return continuum_panels(sampled(gains(noise, resamples=200)), noise.formulas)
     if name == "heatmap":
         return heatmap(sampled(means(lab)), lab.formulas)
-    runs = lab.cells[lab.cells["train"] != ""].drop_duplicates("train")
-    return curves(
-        runs[["train", "point", "objective", "seed", "prior_clean", "region"]].merge(lab.curves, on="train"),
-        lab.formulas,
-    )
+    return curves(_curve_rows(lab, lab.cells, "clean"), lab.formulas)
 
 
 @pytest.mark.parametrize("name", ["continuum", "panels", "heatmap", "curves"])
@@ -141,10 +141,60 @@ def test_a_sweep_without_scores_gives_no_figure_of_gains(tmp_path: Path) -> None
 
 
 def test_every_objective_of_the_catalogue_has_its_own_colour() -> None:
-    assert set(OBJECTIVES) == set(COLOURS)
+    files = Path(__file__).parents[1].glob("conf/objective/*.yaml")
+    others = {path.stem for path in files} - {"power", "convexity"}  # these two are named by their alpha
+    assert set(main_catalogue()) | others == set(COLOURS)
+    assert set(OBJECTIVES) <= set(COLOURS)
     assert len(set(COLOURS.values())) == len(COLOURS)
     assert colours(["p"]) == {"p": colours(["zeta", "nll", "p"])["p"]}
     assert colours(["zeta"])["zeta"] not in COLOURS.values()
+
+
+def test_many_alphas_are_told_apart_in_the_order_of_alpha() -> None:
+    names = [f"power-{alpha:g}" for alpha in (1e-5, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 2, 5, 10, 20)]
+    names += ["convexity-0.5", "convexity-2", "p(alpha=3)"]
+    found = colours([*names, *COLOURS])
+    assert len(set(found.values())) == len(found)
+    assert in_order([*reversed(names), "nll"]) == [
+        "nll", "convexity-0.5", "convexity-2", *names[:11], "p(alpha=3)",
+    ]  # fmt: skip
+    brightness = [sum(int(found[name][i : i + 2], 16) for i in (1, 3, 5)) for name in ("power-1e-05", "power-20")]
+    assert brightness[0] < brightness[1]
+
+
+@pytest.mark.parametrize("prior", ["clean", "as_trained"])
+def test_curves_are_placed_by_the_prior_that_was_asked_for(lab: Results, prior: Any) -> None:
+    rows = _curve_rows(lab, lab.cells, prior)
+    expected = lab.cells.drop_duplicates("point").set_index("point")
+    first = rows.drop_duplicates("point").set_index("point")
+    assert first["prior"].to_dict() == expected.loc[first.index, f"prior_{prior}"].to_dict()
+    assert first["region"].to_dict() == expected.loc[first.index, f"region_{prior}"].to_dict()
+    figure = curves(rows, lab.formulas, prior=prior)
+    assert any(PRIOR_NAMES[prior] in text.get_text().replace("\n", " ") for text in figure.texts)
+
+
+def test_captions_tell_the_temperature_and_not_the_decodings_name(lab: Results) -> None:
+    rows = sampled(means(lab))
+    assert decoding_name(rows) == "Answers sampled at T=1"
+    assert decoding_name(rows.assign(temperature=0.7)) == "Answers sampled at T=0.7"
+    assert decoding_name(rows.assign(temperature=0.0)) == "Greedy answers"
+    assert decoding_name(rows.assign(temperature=np.nan)) == "sampled answers"
+
+
+def test_charts_take_more_rows_than_altair_does_by_default(lab: Results) -> None:
+    runs = lab.cells[lab.cells["train"] != ""].drop_duplicates("train").iloc[[0] * 150]
+    trains = [f"train-{i}" for i in range(len(runs))]
+    one = lab.curves[lab.curves["train"] == runs["train"].iloc[0]]
+    long = pd.concat([one, one, one], ignore_index=True)
+    many = pd.concat([long.assign(train=train) for train in trains], ignore_index=True)
+    cells = runs.assign(train=trains, seed=range(len(runs)))
+    spec = curves_chart(dataclasses.replace(lab, cells=cells, curves=many))
+    assert spec is not None
+    assert sum(map(len, spec["datasets"].values())) > 5_000
+    table = gains(lab, resamples=50)
+    chart = continuum_chart(pd.concat([table] * 200, ignore_index=True), lab.formulas, "clean")
+    assert chart is not None
+    assert max(map(len, chart["datasets"].values())) > 5_000
 
 
 def test_base_comes_first_then_the_reference() -> None:

@@ -101,6 +101,24 @@ def test_prior_strength_weighs_tokens_and_its_interval_resamples_sequences() -> 
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
+def test_sequences_of_one_question_are_resampled_together() -> None:
+    rng = np.random.default_rng(0)
+    p = np.repeat(rng.beta(3, 2, 100), 50)
+    tokens = np.full(len(p), 5.0)
+    alone = ratio_interval(p * tokens, tokens)
+    together = ratio_interval(p * tokens, tokens, units=[i // 50 for i in range(5000)])
+    assert (alone.n, together.n) == (5000, 100)
+    assert alone.mean == pytest.approx(together.mean)
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(math.sqrt(50), rel=0.15)
+
+
+def test_one_question_alone_gives_no_interval() -> None:
+    interval = ratio_interval(np.array([1.0, 2.0]), np.array([2.0, 2.0]), units=["a", "a"])
+    assert (interval.mean, interval.n) == (0.75, 1)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+
+
 def test_pooling_many_sequences_keeps_the_width() -> None:
     rng = np.random.default_rng(0)
     lengths, p = rng.integers(3, 9, 12_000).astype(float), rng.beta(3, 2, 12_000)

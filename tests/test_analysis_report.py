@@ -118,6 +118,18 @@ def test_figures_and_tables_lie_beside_it(report: Path) -> None:
     assert {"cells.csv", "means.csv", "gains.csv", "continuum-sampled.png", "continuum-sampled.pdf"} <= names
 
 
+def test_warnings_stand_at_the_top_of_the_page(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "runs", questions=10, rows_cut=3, length_limited=0.5)
+    cells = lab_cells(objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=10)
+    for one, _ in cells:
+        builder.finish(one)
+    builder.launch(cells)
+    assert main(["--source", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--prior", "as_trained"]) == 0
+    header = (tmp_path / "out" / "report.html").read_text().partition("</header>")[0]
+    assert "Warning: training rows were cut to max_length: lab-a · rot (3)." in header
+    assert "max_new_tokens: lab-a · rot sampled (up to 50 %)" in header
+
+
 def test_a_sweep_of_which_nothing_has_run_yet_has_a_page_too(tmp_path: Path) -> None:
     StoreBuilder(tmp_path / "runs").launch(lab_cells(objectives=("nll", "p"), points=(("lab-a", "rot"),)))
     assert main(["--source", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0

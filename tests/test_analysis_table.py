@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from analysis.continuum import gains
 from analysis.table import formula, load
 from analysis.tables import results_csv, results_text
 from bll_sweeps.errors import StoreError, UsageError
-from bll_sweeps.grid.cell import Noise, to_plain
+from bll_sweeps.grid.axes import Domain, Noise, Objective, to_plain
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import read_record
 from tests.analysis_store import OBJECTIVES, StoreBuilder, cell, lab_cells, lab_store
@@ -45,7 +47,7 @@ def test_prior_strength_is_the_records_with_an_interval_around_it(store: Path) -
         for which in ("clean", "as_trained"):
             assert row[f"prior_{which}"] == pytest.approx(record.result[which]["mean_p"])
             assert row[f"prior_{which}_low"] < row[f"prior_{which}"] < row[f"prior_{which}_high"]
-    assert set(results.cells["region"]) == {"MS", "MW"}
+    assert set(results.cells["region_clean"]) == {"MS", "MW"}
 
 
 def test_exposure_is_read_from_the_spec_and_zero_for_a_task_that_pretraining_does_not_name(store: Path) -> None:
@@ -108,7 +110,7 @@ def test_a_damaged_record_is_named_and_not_used(tmp_path: Path, damage: str) -> 
     assert any(job.id in problem for problem in results.problems)
     if damage == "bad prior":
         assert results.cells["prior_clean"].isna().all()
-        assert (results.cells["region"] == "").all()
+        assert (results.cells["region_clean"] == "").all()
     else:
         states = results.cells.drop_duplicates("objective").set_index("objective")["state"].to_dict()
         assert states == {"nll": "done", "p": "missing"}
@@ -126,11 +128,11 @@ def test_noise_of_a_base_cell_is_its_own_although_its_evaluation_is_shared(tmp_p
         ("imbalanced", 0.4),
         ("none", 0.0),
     ]
-    assert base["variant"].tolist() == ["noise uniform 0.2", "noise imbalanced 0.4", "noise none 0.0"]
+    assert base["variant"].tolist() == ["noise uniform 0.2", "noise imbalanced 0.4", "noise none 0"]
 
 
 def test_overrides_of_axes_places_and_objectives_make_no_variant(tmp_path: Path) -> None:
-    one = cell(*POINTS[0], "power", questions=10)
+    one = cell(*POINTS[0], "p0.5", questions=10)
     overrides = [
         "objective=power",
         "objective.alpha=0.3",
@@ -143,7 +145,117 @@ def test_overrides_of_axes_places_and_objectives_make_no_variant(tmp_path: Path)
     builder.finish(one)
     builder.launch([(one, overrides)])
     row = load(tmp_path).cells.iloc[0]
-    assert (row["objective"], row["variant"]) == ("power(alpha=0.3)", "recipe.steps=9")
+    assert (row["objective"], row["variant"]) == ("p0.5(alpha=0.3)", "recipe.steps=9")
+
+
+def test_an_override_that_the_objectives_name_tells_is_not_told_again(tmp_path: Path) -> None:
+    one = cell(*POINTS[0], Objective(name="power-0.3", family="power", alpha=0.3), questions=10)
+    kept = cell(*POINTS[0], Objective(name="power-0.3", family="power", alpha=0.3, keep="above", threshold=0.3))
+    builder = StoreBuilder(tmp_path)
+    overrides = ["objective=power", "objective.alpha=0.30"]
+    builder.launch([(one, overrides), (kept, [*overrides, "objective.keep=above", "objective.threshold=0.3"])])
+    names = load(tmp_path).cells["objective"].unique().tolist()
+    assert names == ["power-0.3", "power-0.3(keep=above, threshold=0.3)"]
+
+
+def test_one_number_in_two_notations_is_one_variant(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path)
+    one = cell(*POINTS[0], "nll", questions=10)
+    builder.finish(one)
+    builder.launch([(one, ["recipe.learning_rate=1e-4"]), (one, ["recipe.learning_rate=0.0001"])])
+    assert load(tmp_path).cells["variant"].tolist() == ["recipe.learning_rate=0.0001"] * 2  # two decodings
+
+
+def test_repeated_questions_are_one_unit_of_the_prior_and_both_counts_are_told(tmp_path: Path) -> None:
+    rows = {}
+    for repeats in (0, 1, 30):
+        root = tmp_path / str(repeats)
+        builder = StoreBuilder(root, questions=10, repeats=repeats)
+        one = cell("lab-b", "add", "nll", questions=10)
+        builder.finish(one)
+        builder.launch([(one, [])])
+        rows[repeats] = load(root).cells.iloc[0]
+    counts = {repeats: (row["prior_questions"], row["prior_sequences"]) for repeats, row in rows.items()}
+    assert counts == {0: (0, 300), 1: (300, 300), 30: (10, 300)}
+    assert rows[0]["prior_clean"] == pytest.approx(rows[30]["prior_clean"])
+    assert rows[0]["prior_clean_low"] == pytest.approx(rows[1]["prior_clean_low"])
+    assert "10, 300" in results_text(load(tmp_path / "30"))
+
+
+def test_two_names_of_one_objective_keep_their_rows(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=10)
+    cells = [
+        cell(*POINTS[0], "p0.5", questions=10),
+        cell(*POINTS[0], Objective(name="power-0.5", family="power", alpha=0.5), questions=10),
+    ]
+    for one in cells:
+        builder.finish(one)
+    builder.launch([(one, []) for one in cells])
+    results = load(tmp_path)
+    assert results.cells["evaluate"].nunique() == 1
+    assert results.done["objective"].tolist() == ["p0.5", "p0.5", "power-0.5", "power-0.5"]
+    assert len(results.questions) == 2 * 10
+    assert results.cells["identity"].nunique() == 1
+
+
+def test_several_graders_are_a_problem_and_their_scores_are_not_paired(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=10)
+    nll, p, p10 = (cell(*POINTS[0], name, questions=10) for name in ("nll", "p", "p10"))
+    for one, grader in ((nll, "exact-v2"), (p, "exact-v1"), (p10, "exact-v2")):
+        builder.grader = grader
+        builder.finish(one)
+    builder.launch([(one, []) for one in (nll, p, p10)])
+    results = load(tmp_path)
+    assert len(results.problems) == 1
+    assert "exact-v1 (1 evaluations), exact-v2 (2 evaluations)" in results.problems[0]
+    assert gains(results).set_index(["objective", "decoding"])["n"].to_dict() == {
+        ("p", "sampled"): 0,
+        ("p", "greedy"): 0,
+        ("p10", "sampled"): 10,
+        ("p10", "greedy"): 10,
+    }
+
+
+def test_a_score_outside_the_unit_interval_names_a_way_out_that_exists(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path)
+    one = cell(*POINTS[0], "nll")
+    for job in one.jobs():
+        builder.spec(job)
+    builder.score(one.evaluate, [{"question": "q", "sampled": [2], "greedy": [1]}])
+    builder.launch([(one, [])])
+    (problem,) = load(tmp_path).problems
+    assert "--rerun-stale" in problem
+    assert "regrade" not in problem
+
+
+def test_exposure_to_a_domain_that_is_no_lab_task_is_not_known(tmp_path: Path) -> None:
+    one = cell(*POINTS[1], "nll")
+    domain = Domain(name="mine", source="jsonl", path="x.jsonl", digest="0", prompt="{question}\n")
+    mine = replace(one, domain=domain, benchmark=replace(one.benchmark, name="mine", domain="mine", path="y.jsonl"))
+    builder = StoreBuilder(tmp_path)
+    for job in mine.jobs():
+        builder.spec(job)
+    builder.launch([(mine, [])])
+    assert load(tmp_path).cells["exposure"].isna().all()
+
+
+def test_cut_rows_and_generations_at_the_limit_are_warned_of(tmp_path: Path) -> None:
+    told = []
+    for name, cut, limited in (("unknown", None, None), ("none", 0, 0.0), ("some", 12, 0.125)):
+        builder = StoreBuilder(tmp_path / name, questions=10, rows_cut=cut, length_limited=limited)
+        one = cell(*POINTS[0], "nll", questions=10)
+        builder.finish(one)
+        builder.launch([(one, [])])
+        told.append(load(tmp_path / name).warnings)
+    assert told == [
+        [],
+        [],
+        [
+            "training rows were cut to max_length: lab-a · spell (12)",
+            "generations ran into max_new_tokens: lab-a · spell sampled (up to 12 %)",
+        ],
+    ]
+    assert "warning: training rows were cut" in results_text(load(tmp_path / "some"))
 
 
 def test_the_last_launch_is_the_default_and_all_of_them_can_be_asked_for(tmp_path: Path) -> None:

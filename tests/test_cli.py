@@ -120,7 +120,8 @@ def test_a_data_files_content_is_part_of_the_ids_and_its_place_is_not(bll: Bll, 
     def ids(path: Path) -> set[str]:
         env = {"BLL_CONF": str(FIXTURES / "user_conf"), "OWN_JSONL": str(path)}
         code = (
-            "from bll_sweeps.cli import _composed, _hydra; from bll_sweeps.cluster.launch import plan_cells, resolve_cells\n"
+            "from bll_sweeps.cli import _composed, _hydra\n"
+            "from bll_sweeps.cluster.launch import plan_cells, resolve_cells\n"
             "with _hydra() as hydra: cells = _composed(hydra, ['backbone=lab-tiny', 'benchmark=own'])[1]\n"
             "print(*plan_cells(resolve_cells(cells))[1].jobs)"
         )

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +19,23 @@ import torch
 from bll_sweeps.errors import ConfigError, StoreError
 from bll_sweeps.evaluation import harness
 from bll_sweeps.evaluation.harness import Checkpoint, EvaluationResult, evaluate
-from bll_sweeps.grid.cell import (
+from bll_sweeps.evaluation.sampling import uniforms
+from bll_sweeps.evaluation.scores import metrics, score_rows
+from bll_sweeps.grid.axes import (
     Backbone,
     Benchmark,
     Decoding,
     Domain,
-    EvaluateJob,
     LabTask,
     ModelShape,
+    Objective,
     Pretraining,
     Recipe,
 )
+from bll_sweeps.grid.cell import EvaluateJob, TrainJob
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.lab.model import new_model
-from bll_sweeps.lab.tasks import held_out
+from bll_sweeps.lab.tasks import held_out, training_rows
 from bll_sweeps.lab.tokenizer import build
 from bll_sweeps.training.model import save_model
 
@@ -48,13 +53,18 @@ BENCHMARK = Benchmark(
 )
 
 
-def evaluation(**changes: Any) -> EvaluateJob:
+def evaluation(trained_on: Domain | None = None, **changes: Any) -> EvaluateJob:
     pretraining = Pretraining(
         shape=SHAPE, exposure={"spell": 8}, recipe=Recipe(name="r", learning_rate=1e-3, batch_size=8)
     )
     backbone = Backbone(name="b", source="lab", pretraining=pretraining, tasks={"spell": SPELL})
     domain = Domain(name="spell", source="lab", task="spell", lab=SPELL, rows=8, prompt="{question}\nAnswer: ")
-    return EvaluateJob(backbone=backbone, domain=domain, benchmark=dataclasses.replace(BENCHMARK, **changes))
+    train = None
+    if trained_on:
+        objective = Objective(name="nll", family="nll")
+        train = TrainJob(objective=objective, backbone=backbone, domain=trained_on, recipe=pretraining.recipe, seed=0)
+    benchmark = dataclasses.replace(BENCHMARK, **changes)
+    return EvaluateJob(backbone=backbone, domain=trained_on or domain, benchmark=benchmark, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +109,107 @@ def test_every_generation_of_every_decoding_is_kept_and_graded(run: Callable[...
     assert result.generations[0]["prompt"] == f"{first.question}\nAnswer: "
     assert result.generations[0]["gold"] == first.answer
     assert len(set(result.generations[0]["sampled"])) > 1  # repeats are not copies
-    assert result.summary["metrics"]["sampled"].keys() == {"mean", "questions", "samples", "stderr"}
-    assert {k: result.summary[k] for k in ("benchmark", "grader", "primary")} == {
+    keys = {"mean", "questions", "samples", "stderr", "length_limited"}
+    assert result.summary["metrics"]["sampled"].keys() == keys
+    assert {k: result.summary[k] for k in result.summary.keys() - {"metrics"}} == {
         "benchmark": "spelling",
         "grader": "exact-v1",
         "primary": "sampled",
+        "seen_in_training": 0,
     }
+
+
+def test_stored_generations_can_be_graded_again(run: Callable[..., EvaluationResult]) -> None:
+    result = run()
+    stored = json.loads(json.dumps(result.generations))
+    assert score_rows(stored, BENCHMARK.decodings, "exact") == result.rows
+    assert metrics(result.rows, stored, BENCHMARK.decodings) == result.summary["metrics"]
+
+
+def test_generations_that_end_for_want_of_room_are_counted(
+    run: Callable[..., EvaluationResult], checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[int] = []
+
+    def some_stop_early(model: Any, prompts: Any, streams: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
+        rooms.extend(len(prompt) + len(stream) for prompt, stream in zip(prompts, streams, strict=True))
+        return [[70] * (len(stream) - int(stream[0] > 0.4)) for stream in streams]
+
+    monkeypatch.setattr(harness, "generate", some_stop_early)
+    for max_new_tokens in (5, 500):  # the second is more than the context of this model
+        result = run(max_new_tokens=max_new_tokens)
+        for name, count in (("sampled", 4), ("greedy", 1)):
+            expected = [
+                [bool(uniforms(0, row["prompt"], repeat, 1)[0] <= 0.4) for repeat in range(count)]
+                for row in result.generations
+            ]
+            assert [row["length_limited"][name] for row in result.generations] == expected
+            share = sum(map(sum, expected)) / (10 * count)
+            assert 0 < share < 1 and result.summary["metrics"][name]["length_limited"] == pytest.approx(share)
+    assert set(rooms[-50:]) == {16}  # prompt and generation filled the context
+
+
+def test_an_answer_that_met_a_stop_string_was_not_limited_by_its_length() -> None:
+    assert harness._until("ab;cd", (";", "c"), True) == ("ab", False)
+    assert harness._until("abcd", (";",), True) == ("abcd", True)
+    assert harness._until("abcd", (), False) == ("abcd", False)
+
+
+def test_benchmark_questions_that_were_trained_on_are_counted_and_named(
+    run: Callable[..., EvaluationResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [{"question": q, "answer": "x"} for q in ("a", "B", "c")]
+    trained = tmp_path / "train.jsonl"
+    trained.write_text("".join(json.dumps({"question": q, "answer": "y"}) + "\n" for q in ("b", "c", "c", "d")))
+    domain = Domain(
+        name="own", source="jsonl", path=str(trained), prompt="{question}:",
+        digest=hashlib.sha256(trained.read_bytes()).hexdigest(),
+    )  # fmt: skip
+    benchmark = file_benchmark(tmp_path, asked)
+    result = run(trained_on=domain, **benchmark)
+    assert result.summary["seen_in_training"] == 2
+    assert "2 of the 3 questions of benchmark spelling are in the training set of domain own" in caplog.text
+    assert run(**benchmark).summary["seen_in_training"] == 0  # a base model was not trained on it
+    trained.unlink()
+    assert run(trained_on=domain, **benchmark).summary["seen_in_training"] is None
+    assert "cannot be told: domain.path=" in caplog.text
+
+
+def test_a_lab_domain_keeps_held_out_questions_apart_but_not_those_of_a_file(
+    run: Callable[..., EvaluationResult], tmp_path: Path
+) -> None:
+    domain = evaluation().domain
+    assert run(trained_on=domain).summary["seen_in_training"] == 0
+    question = training_rows(domain)[0].question
+    benchmark = file_benchmark(tmp_path, [{"question": question, "answer": "x"}])
+    assert run(trained_on=domain, **benchmark).summary["seen_in_training"] == 1
+
+
+def test_evaluation_computes_as_deterministically_as_training(
+    checkpoint: Checkpoint, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during: list[bool] = []
+    generate = harness.generate
+
+    def watched(*args: Any, **kwargs: Any) -> list[list[int]]:
+        during.append(torch.are_deterministic_algorithms_enabled())
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(harness, "generate", watched)
+    before = torch.are_deterministic_algorithms_enabled()
+    evaluate(checkpoint, evaluation(), EXECUTION, journal=tmp_path / "j")
+    assert during and all(during)
+    assert torch.are_deterministic_algorithms_enabled() == before
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    harness.load(folder, EXECUTION)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_gpu_that_is_not_there_is_a_configuration_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"execution\.device='cuda' is not available"):
+        harness.load(folder, dataclasses.replace(EXECUTION, device="cuda"))
+    assert harness.load(folder, dataclasses.replace(EXECUTION, device="auto")).model.device.type == "cpu"
 
 
 def test_right_answers_are_scored_as_such(
@@ -219,7 +324,12 @@ def test_a_folder_is_loaded_and_its_files_are_the_journals_key(folder: Path, tmp
         folder, evaluation(), EXECUTION, journal=tmp_path / "j", on_progress=lambda *seen: progress.append(seen)
     )
     assert len(result.rows) == 10 and progress[0] == (0, 50) and progress[-1] == (50, 50)
-    assert harness.load(folder, EXECUTION).digest == harness.load(folder, EXECUTION).digest
+    same, other = (Path(shutil.copytree(folder, tmp_path / name)) for name in ("same", "other"))
+    weights = other / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    digest = harness.load(folder, EXECUTION).digest
+    assert harness.load(same, EXECUTION).digest == digest != harness.load(other, EXECUTION).digest
 
 
 def test_nothing_is_printed_or_reseeded(
@@ -240,13 +350,24 @@ def file_benchmark(tmp_path: Path, rows: list[Any]) -> dict[str, Any]:
     return {"path": str(path), "digest": hashlib.sha256(path.read_bytes()).hexdigest(), "questions": 0}
 
 
+def test_blank_lines_and_odd_separators_of_a_benchmark_file_do_no_harm(
+    run: Callable[..., EvaluationResult], tmp_path: Path
+) -> None:
+    path = tmp_path / "benchmark.jsonl"
+    path.write_text('\n{"question": "a\u2028b", "answer": "x"}\n\n{"question": "c", "answer": "y"}\n \n')
+    changes = {"path": str(path), "digest": hashlib.sha256(path.read_bytes()).hexdigest(), "questions": 0}
+    assert [row["prompt"] for row in run(**changes).generations] == ["a\u2028b\nAnswer: ", "c\nAnswer: "]
+
+
 def test_a_changed_or_malformed_benchmark_file_is_named(run: Callable[..., EvaluationResult], tmp_path: Path) -> None:
     good = {"question": "a b", "answer": "c"}
     with pytest.raises(StoreError, match="has changed since it was planned"):
         run(**(file_benchmark(tmp_path, [good]) | {"digest": "0" * 64}))
-    with pytest.raises(ConfigError, match="row 1 must have the texts question and answer"):
+    with pytest.raises(ConfigError, match=r"benchmark\.path=.*must have a string as answer in line 2, not None"):
         run(**file_benchmark(tmp_path, [good, {"question": "a"}]))
-    with pytest.raises(ConfigError, match=r"one question twice \(rows 0 and 1\)"):
+    with pytest.raises(ConfigError, match=r"benchmark\.path=.*holds no question"):
+        run(**file_benchmark(tmp_path, []))
+    with pytest.raises(ConfigError, match=r"benchmark\.path=.*one question twice, in lines 1 and 2"):
         run(**file_benchmark(tmp_path, [good, good]))
     with pytest.raises(ConfigError, match=r"benchmark\.questions=3 is more than there are: 1"):
         run(**(file_benchmark(tmp_path, [good]) | {"questions": 3}))

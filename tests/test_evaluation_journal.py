@@ -7,9 +7,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bll_sweeps.evaluation.journal import digest, opened
+from bll_sweeps.evaluation.journal import Generation, digest, opened
 
-BATCHES = {digest(i): [f"text {i}\n", "é", ""] for i in range(4)}
+BATCHES = {
+    digest(i): [Generation(f"text {i}\n", False), Generation("é", True), Generation("", False)] for i in range(4)
+}
 
 
 def write(path: Path) -> None:

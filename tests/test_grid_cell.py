@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bll_sweeps.errors import ConfigError
+from bll_sweeps.grid.axes import canonical_json, to_plain
 from bll_sweeps.grid.build import build
-from bll_sweeps.grid.cell import JOB_TYPES, Cell, canonical_json, to_plain
+from bll_sweeps.grid.cell import JOB_TYPES, Cell
 
 
 def ids(cell: Cell) -> dict[str, str]:

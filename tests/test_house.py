@@ -68,6 +68,7 @@ LAYERS = [
 ANALYSIS_MAY_USE = (
     "analysis",
     "bll_sweeps.store",
+    "bll_sweeps.grid.axes",
     "bll_sweeps.grid.cell",
     "bll_sweeps.objectives.family",
     "bll_sweeps.errors",

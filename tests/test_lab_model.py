@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bll_sweeps.grid.cell import LabTask, ModelShape
+from bll_sweeps.grid.axes import LabTask, ModelShape
 from bll_sweeps.lab.model import new_model
 from bll_sweeps.lab.tokenizer import build
 

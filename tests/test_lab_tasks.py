@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bll_sweeps.errors import ConfigError
-from bll_sweeps.grid.cell import Backbone, Domain, LabTask, ModelShape, Noise, Pretraining, Recipe
+from bll_sweeps.grid.axes import Backbone, Domain, LabTask, ModelShape, Noise, Pretraining, Recipe
+from bll_sweeps.lab import tasks
 from bll_sweeps.lab.tasks import IMBALANCED_ANSWERS, held_out, pretraining_rows, training_rows, with_noise
 from bll_sweeps.training.rows import Row
 
@@ -59,6 +61,24 @@ def test_no_training_row_asks_a_held_out_question(task: LabTask, seed: int) -> N
     rows += pretraining_rows(backbone({"spell": 300, "add": 300}, seed))
     excluded |= {row.question for row in held_out(SPELL)} | {row.question for row in held_out(ADD)}
     assert not excluded & {row.question for row in rows}
+
+
+def test_a_twin_that_differs_in_letter_case_is_left_out_too() -> None:
+    excluded = {row.question for row in held_out(SPELL)}
+    unfiltered = {question for question, _ in itertools.islice(tasks._items(SPELL, 0, "spell"), 20_000)}
+    twins = {question for question in unfiltered if question.casefold() in {q.casefold() for q in excluded}} - excluded
+    assert twins  # Cora and cora
+    rows = training_rows(domain(SPELL, rows=20_000)) + pretraining_rows(backbone({"spell": 20_000}))
+    assert not {q.casefold() for q in excluded} & {row.question.casefold() for row in rows}
+
+
+def test_pretraining_leaves_out_what_any_task_of_the_same_dataset_holds_out() -> None:
+    other = dataclasses.replace(SPELL, params={"min_word_len": 3, "max_word_len": 3}, held_out_seed=7)
+    base = backbone({"spell": 5_000})
+    both = dataclasses.replace(base, tasks=base.tasks | {"short": other})
+    excluded = {row.question for row in held_out(other)}
+    assert excluded & {row.question for row in pretraining_rows(base)}
+    assert not excluded & {row.question for row in pretraining_rows(both)}
 
 
 def test_add_would_leak_if_only_seeds_kept_the_sets_apart() -> None:
@@ -129,11 +149,11 @@ def test_unknown_datasets_and_parameters_are_named() -> None:
 
 def test_the_configured_lab_can_be_generated() -> None:
     conf = Path(__file__).parents[1] / "conf"
-    tasks = yaml.safe_load((conf / "lab" / "standard.yaml").read_text())["tasks"]
-    for name, fields in tasks.items():
+    configured = yaml.safe_load((conf / "lab" / "standard.yaml").read_text())["tasks"]
+    for name, fields in configured.items():
         task = LabTask(**fields)
         assert len(held_out(task, name)) == task.held_out
         assert len(training_rows(domain(task, rows=50))) == 50
     for path in (conf / "backbone").glob("lab-*.yaml"):
         exposure = yaml.safe_load(path.read_text())["pretraining"]["exposure"]
-        assert exposure.keys() <= tasks.keys(), path.name
+        assert exposure.keys() <= configured.keys(), path.name

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from bll_sweeps.grid.cell import LabTask, ModelShape
+from bll_sweeps.grid.axes import LabTask, ModelShape
 from bll_sweeps.lab.model import new_model
 from bll_sweeps.lab.tasks import PRETRAINING_PROMPT, held_out
 from bll_sweeps.lab.tokenizer import build, fragments

@@ -280,6 +280,43 @@ def test_detached_workers_outlive_the_launch_and_can_be_waited_for(tmp_path: Pat
     assert results(tmp_path / "runs") == results(reference)
 
 
+def test_a_cancelled_launch_leaves_no_worker_and_waiting_for_it_says_so(tmp_path: Path, bll: Bll) -> None:
+    root = tmp_path / "runs"
+    assert bll("launch", *SWEEP, "--detach").returncode == 0
+    wait_for(lambda: list(root.glob("jobs/*/attempt.1/attempt.json")))
+    assert "1 launches asked to stop" in bll("cancel").stdout
+    done = bll("wait", "--timeout", "60")
+    assert done.returncode == 1
+    assert "no worker is left" in done.stderr
+    assert "no launch is running" in bll("cancel").stdout
+
+
+def test_a_local_model_directory_is_a_backbone_and_is_checked_when_it_is_used(
+    reference: Path, tmp_path: Path, bll: Bll
+) -> None:
+    model = tmp_path / "own-model"
+    shutil.copytree(read_record(job_of(reference, "pretrain")).output("model"), model)
+    env = {"BLL_CONF": str(FIXTURES / "user_conf"), "OWN_MODEL": str(model)}
+    args = [
+        "objective=base,nll",
+        "backbone=own",
+        "benchmark=lab-tiny",
+        "recipe=lab-tiny",
+        "recipe.steps=2",
+        "tracker=off",
+    ]
+    assert bll("launch", *args, env=env).returncode == 0
+    status = json.loads(bll("status", "--json").stdout)
+    assert {kind: counts["done"] for kind, counts in status["kinds"].items()} == {"prior": 1, "train": 1, "evaluate": 2}
+    train = job_of(tmp_path / "runs", "train")
+    train.done.unlink()
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    done = bll("run", train.id)
+    assert done.returncode == 1
+    assert f"{model} has changed since it was planned" in done.stderr
+
+
 @pytest.mark.parametrize(
     "args",
     [

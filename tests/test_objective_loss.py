@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bll_sweeps.grid.cell import Objective
+from bll_sweeps.grid.axes import Objective
 from bll_sweeps.objectives.catalogue import main_catalogue
 from bll_sweeps.objectives.family import kept, value
 from bll_sweeps.objectives.objective_loss import objective_loss

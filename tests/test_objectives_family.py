@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bll_sweeps.grid.cell import Objective
+from bll_sweeps.grid.axes import Objective
 from bll_sweeps.objectives.catalogue import main_catalogue
 from bll_sweeps.objectives.family import has_survivor_count, kept, value, weight
 

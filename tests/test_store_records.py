@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bll_sweeps.store.records import (
     is_done,
     publish,
     read_json,
+    read_jsonl,
     read_jsonl_gz,
     read_record,
     withdraw,
@@ -105,6 +107,17 @@ def test_compressed_rows_are_deterministic_and_a_torn_file_is_named(tmp_path: Pa
     (tmp_path / "a.gz").write_bytes((tmp_path / "a.gz").read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"a\.gz"):
         read_jsonl_gz(tmp_path / "a.gz")
+
+
+def test_rows_end_at_newlines_only_and_blank_lines_are_none(tmp_path: Path) -> None:
+    rows = [{"text": "a\u2028b\u0085c"}, {"text": "d"}]
+    text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    assert read_jsonl(tmp_path / "a.jsonl") == read_jsonl_gz(tmp_path / "a.jsonl.gz") == rows
+    (tmp_path / "a.jsonl").write_text(text[:-9])
+    with pytest.raises(StoreError, match=r"a\.jsonl is corrupt"):
+        read_jsonl(tmp_path / "a.jsonl")
 
 
 def test_a_number_that_is_not_finite_is_not_written(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bll_sweeps.errors import StoreError
-from bll_sweeps.grid.cell import Recipe
+from bll_sweeps.grid.axes import Recipe
 from bll_sweeps.training import checkpoint
 from bll_sweeps.training.fit import make_optimizer
 
@@ -86,6 +86,15 @@ def test_the_newest_over_all_attempts_is_found_in_whatever_order_they_come(tmp_p
         found = checkpoint.latest(folders)
         assert found is not None and found.folder == first / "step-00000012"
     assert checkpoint.latest([tmp_path / "none"]) is None and checkpoint.latest([]) is None
+
+
+def test_of_equal_steps_the_newest_attempts_counts(tmp_path):
+    folders = [saved(tmp_path / str(number), 5, state={"tokens": number}) for number in (3, 2, 1)]  # newest first
+    found = checkpoint.latest(folders)
+    assert found is not None and found.state["tokens"] == 3
+    shutil.rmtree(folders[0] / "step-00000005")
+    found = checkpoint.latest(folders)
+    assert found is not None and found.state["tokens"] == 2
 
 
 @pytest.mark.parametrize("file", FILES)

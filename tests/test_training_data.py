@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from bll_sweeps.errors import ConfigError, StoreError
-from bll_sweeps.grid.cell import Domain, Noise
+from bll_sweeps.grid.axes import Domain, Noise
 from bll_sweeps.training.data import load_rows, tokenize
 from bll_sweeps.training.rows import Row
 
@@ -81,6 +81,20 @@ def test_long_rows_are_cut_on_the_right_and_counted(caplog):
     assert [len(e.input_ids) for e in examples] == [20, 10, 20]
     assert "2 of 3 rows (66.7%) of domain d" in caplog.text and "domain.max_length=20" in caplog.text
     assert examples[0].input_ids[-1] != TOKENIZER.eos_token_id
+    assert [example.cut for example in examples] == [True, False, True]
+    assert [example.clean_cut for example in examples] == [True, False, True]
+
+
+def test_a_right_answer_may_be_cut_where_the_wrong_one_is_not():
+    rows = [Row("a", "", "b" * 50), Row("a", "b" * 50, "b"), Row("a", "c", "b")]
+    examples = tokenize(rows, domain(max_length=20), TOKENIZER)
+    assert [(example.cut, example.clean_cut) for example in examples] == [(False, True), (True, False), (False, False)]
+
+
+def test_examples_of_one_question_share_its_name():
+    examples = tokenize([Row("a", "b", "b"), Row("a", "c", "c"), Row("A", "b", "b")], domain(), TOKENIZER)
+    a, upper = (hashlib.sha256(text).hexdigest()[:16] for text in (b"a", b"A"))
+    assert [example.question for example in examples] == [a, a, upper]
 
 
 def test_a_row_without_room_for_its_response_is_named_by_index_and_text():
@@ -116,16 +130,29 @@ def test_a_jsonl_domain_gets_its_label_noise(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{broken", r"d.jsonl:2='{broken' is not JSON"),
-        ("[1]", r"d.jsonl:2='\[1\]' must be an object"),
-        ('{"question": "q"}', r"d.jsonl:2 answer=None must be a string"),
-        ('{"question": 3, "answer": "a"}', r"d.jsonl:2 question=3 must be a string"),
+        ("{broken", r"is not JSON in line 3 \(.*\): '{broken'"),
+        ("[1]", r"must have an object with question and answer in line 3: '\[1\]'"),
+        ('{"question": "q"}', "must have a string as answer in line 3, not None"),
+        ('{"question": 3, "answer": "a"}', "must have a string as question in line 3, not 3"),
+        ('{"question": "q", "answer": "a', "is not JSON in line 3"),
+        ('{"question": "\udcff", "answer": "a"}', "is not UTF-8 in line 3"),
     ],
 )
-def test_a_bad_line_is_named_by_file_line_and_key(tmp_path, line, message):
-    path = write(tmp_path / "d.jsonl", {"question": "q", "answer": "a"}, line)
-    with pytest.raises(ConfigError, match=message):
+def test_a_bad_line_is_named_by_key_file_and_line(tmp_path, line, message):
+    path = tmp_path / "d.jsonl"
+    text = f'{{"question": "q", "answer": "a"}}\n\n{line}\n'
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match=rf"domain\.path='{path}' {message}") as caught:
         load_rows(domain(path))
+    assert "bll retry" not in str(caught.value)
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    path = tmp_path / "d.jsonl"
+    odd = "a\u2028b\u0085c\u2029d"
+    text = json.dumps({"question": odd, "answer": "x"}, ensure_ascii=False)
+    path.write_bytes(f'\n{text}\r\n \n{{"question": "q",\x20"answer": "y"}}'.encode())
+    assert [(row.question, row.answer) for row in load_rows(domain(path))] == [(odd, "x"), ("q", "y")]
 
 
 def test_a_file_that_changed_after_planning_or_is_gone_is_refused(tmp_path):

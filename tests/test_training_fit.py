@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from bll_sweeps.errors import ConfigError
-from bll_sweeps.grid.cell import Objective, Recipe
+from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.objectives.catalogue import main_catalogue
 from bll_sweeps.objectives.family import kept, value
@@ -70,7 +70,7 @@ def examples(count: int = 40) -> list[Example]:
         prompt = rng.integers(3, 20, rng.integers(1, 9)).tolist()
         response = [3 + (prompt[-1] + k) % 17 for k in range(1, int(rng.integers(3, 6)))]
         ids = (*prompt, *response, 1)
-        out.append(Example(ids, len(prompt), ids, False))
+        out.append(Example(ids, len(prompt), ids, False, "0" * 16))
     return out
 
 
@@ -252,13 +252,14 @@ def test_metrics_rows_come_every_few_steps_and_at_the_end_with_timing_beside_the
     )
     found = rows(tmp_path)
     assert [row["step"] for row in found] == [4, 8, 10]
-    assert found == told and found[-1] == result.final
+    assert found[-1] == result.final
     assert all(set(row) == COLUMNS for row in found)
     for row in found:
         assert 0 <= row["p_q05"] <= row["p_q25"] <= row["p_q50"] <= row["p_q75"] <= row["p_q95"] <= 1
     times = rows(tmp_path, "timing.jsonl")
     assert [row["step"] for row in times] == [4, 8, 10]
     assert all(set(row) == {"step", "elapsed_s", "tokens_per_s"} for row in times)
+    assert told == [row | time for row, time in zip(found, times, strict=True)]  # a mirror gets both
     assert progress == [(k, 10) for k in range(11)]
 
 
@@ -309,12 +310,15 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(optimizer
         with pytest.raises(Interrupted):
             run(attempts[-1], SURVIVORS, recipe, execution, earlier=tuple(attempts[:-1]), on_progress=stop_at(stop))
     progress: list[int] = []
+    told: list[dict[str, Any]] = []
     model, result = run(
         tmp_path / "last", SURVIVORS, recipe, execution, model=small_model(99),
-        earlier=tuple(attempts), on_progress=lambda done, _: progress.append(done),
+        earlier=tuple(attempts[::-1]), on_progress=lambda done, _: progress.append(done), on_row=told.append,
     )  # fmt: skip
     assert progress[0] == 12
     assert result == whole
+    assert [row["step"] for row in told] == [4, 8, 12, 16, 20]  # carried-over rows with their times too
+    assert all(set(row) == COLUMNS | {"elapsed_s", "tokens_per_s"} for row in told)
     assert_same_end(tmp_path / "last", model, tmp_path / "whole", expected)
     assert [row["step"] for row in rows(tmp_path / "last", "timing.jsonl")] == [4, 8, 12, 16, 20]
 

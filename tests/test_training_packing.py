@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bll_sweeps.grid.cell import Recipe
+from bll_sweeps.grid.axes import Recipe
 from bll_sweeps.training.packing import DataOrder, Sequences
 
 

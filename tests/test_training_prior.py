@@ -29,7 +29,7 @@ def examples(count: int = 13, noisy_every: int = 3) -> list[Example]:
         answer, other = (tuple(rng.integers(3, 20, rng.integers(1, 6)).tolist()) for _ in range(2))
         noisy = i % noisy_every == 0
         clean = (*prompt, *(other if noisy else answer), 1)
-        out.append(Example((*prompt, *answer, 1), len(prompt), clean, noisy))
+        out.append(Example((*prompt, *answer, 1), len(prompt), clean, noisy, f"{i // 2:016x}"))
     return out
 
 
@@ -67,6 +67,20 @@ def test_sums_over_sequences_give_the_means(model):
     for prefix, summary in (("", found.as_trained), ("clean_", found.clean)):
         tokens = sum(row[f"{prefix}tokens"] for row in found.sequences)
         assert sum(row[f"{prefix}sum_p"] for row in found.sequences) / tokens == pytest.approx(summary["mean_p"])
+
+
+def test_rows_of_one_question_share_its_name_and_are_told_one_by_one(model):
+    data = examples()
+    found = measure(model, [*data, *data], 5)
+    assert [row["question"] for row in found.sequences] == [f"{i // 2:016x}" for i in range(13)] * 2
+    assert [row["row"] for row in found.sequences] == list(range(26))
+
+
+def test_equal_sequences_are_read_once(model):
+    told: list[tuple[int, int]] = []
+    data = examples(noisy_every=99)[1:]
+    measure(model, data * 3, 0, lambda done, total: told.append((done, total)))
+    assert told == [(12, 12)]
 
 
 def test_without_noise_both_are_the_same_and_every_row_is_read_once(model):

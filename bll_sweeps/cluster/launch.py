@@ -4,17 +4,19 @@ to say.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bll_sweeps.cluster.status import damage, failure, job_state, read_manifest
+from bll_sweeps.cluster.status import damage, job_state, read_manifest, spec_problem
 from bll_sweeps.code import code_digest, commit
 from bll_sweeps.errors import ConfigError, StoreError, UsageError
 from bll_sweeps.grid.plan import Plan, PlannedJob, plan, ready_order
@@ -23,7 +25,7 @@ from bll_sweeps.grid.schema.resolve import ResolvedCell, Resolver
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.grid.spec import Spec, parse_spec, read_spec, spec_text, write_spec
 from bll_sweeps.store.layout import JobFiles, Layout, SweepFiles
-from bll_sweeps.store.records import fsync_folder, is_done, withdraw, write_json
+from bll_sweeps.store.records import fsync_folder, is_done, read_jsonl_gz, withdraw, write_json
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Declared:
     sweep: str
     launch: int
     plan: Plan
+    gpus_per_job: int = 0
 
 
 def resolve_cells(composed: Sequence[ComposedCell]) -> list[ResolvedCell]:
@@ -59,12 +62,14 @@ def declare(name: str, cells: Sequence[ResolvedCell], command: Sequence[str], *,
     Jobs that failed before are to be tried again, damaged records are withdrawn; with `rerun_stale` so are results
     that other code made. Raises ConfigError for a run root that cannot be written, before anything is.
     """
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise ConfigError("hydra.sweeper.name", name, "must be made of letters, digits and ._+-: it names a folder")
     layout, planned = plan_cells(cells)
     _check_writable(layout.root)
     for job in planned.jobs.values():
         files = layout.job(job.job.id)
-        if job.state == "damaged" and is_done(files):
-            withdraw(files, damage(files) or "damaged")
+        if job.state == "damaged" and is_done(files) and (text := damage(files)):
+            withdraw(files, text)
         elif job.state == "stale" and rerun_stale:
             withdraw(files, "made by other code")
         elif job.state == "failed":
@@ -78,51 +83,42 @@ def declare(name: str, cells: Sequence[ResolvedCell], command: Sequence[str], *,
     for job in planned.to_run:
         if job.state != "running":
             write_spec(layout.job(job.job.id), specs[job.job.id])
-    launch = _write_manifest(layout.sweep(name), planned, list(specs.values()), command)
-    return Declared(layout, name, launch, planned)
+    gpus = max(cell.execution.gpus for cell in cells)
+    launch = _write_manifest(layout.sweep(name), planned, list(specs.values()), command, gpus)
+    return Declared(layout, name, launch, planned, gpus)
 
 
 def clear_failure(files: JobFiles) -> None:
     """The last attempt's failure no longer counts: the job may be tried again. Its text stays."""
     last = files.attempts()[-1]
-    last.failure.rename(last.failure.with_name("failure.cleared.json"))
+    with contextlib.suppress(FileNotFoundError):  # another launch cleared it, or has begun the next attempt
+        last.failure.rename(last.failure.with_name("failure.cleared.json"))
 
 
-def reopen(layout: Layout, manifest: dict[str, Any]) -> list[str]:
-    """For `bll retry`: makes failed and damaged jobs of a launch runnable again; the ids of these. Nothing else is
-    touched.
+def reopen(layout: Layout, sweep: str) -> tuple[Declared, list[str]]:
+    """For `bll retry`: the last launch of `sweep` with its failed and damaged jobs made runnable, and the ids of these.
 
-    Parents of failed jobs are read whole, since a damaged output of theirs may be why.
-    """
-    jobs: dict[str, dict[str, Any]] = manifest["jobs"]
-    failed = [
-        job_id
-        for job_id in jobs
-        if not is_done(layout.job(job_id)) and failure(layout.job(job_id)) and job_state(layout.job(job_id)) == "failed"
-    ]
-    suspects = {parent for job_id in failed for parent in jobs[job_id]["parents"]}
-    damaged = {job_id: text for job_id in jobs if (text := damage(layout.job(job_id), deep=job_id in suspects))}
-    frozen = _frozen_specs(layout, manifest) if damaged else {}
-    for job_id, text in damaged.items():
-        files = layout.job(job_id)
-        if is_done(files) or files.done.exists():
-            withdraw(files, text)
-        if _needs_spec(files):
-            if job_id not in frozen:
-                raise StoreError(f"{files.spec} is damaged and the launch record holds no copy; launch the sweep again")
-            write_spec(files, frozen[job_id])
-    for job_id in failed:
-        clear_failure(layout.job(job_id))
-    return [job_id for job_id in jobs if job_id in damaged or job_id in failed]
-
-
-def reopened(layout: Layout, sweep: str) -> tuple[Declared, list[str]]:
-    """The last launch of `sweep` with its failed and damaged jobs made runnable, as something that can be run; their
-    ids.
+    Nothing else is touched. Parents of failed jobs are read whole, since a damaged output of theirs may be why.
     """
     manifest = read_manifest(layout, sweep)
-    ids = reopen(layout, manifest)
-    return Declared(layout, sweep, manifest["launch"], Plan((), {})), ids
+    jobs: dict[str, dict[str, Any]] = manifest["jobs"]
+    failed = [job_id for job_id in jobs if job_state(layout.job(job_id)) == "failed"]
+    suspects = {parent for job_id in failed for parent in jobs[job_id]["parents"]}
+    damaged = {job_id: text for job_id in jobs if (text := damage(layout.job(job_id), deep=job_id in suspects))}
+    torn = {job_id for job_id in damaged if spec_problem(layout.job(job_id))}
+    frozen = _frozen_specs(layout.sweep(sweep), torn)
+    for job_id in torn - frozen.keys():
+        raise StoreError(
+            f"{layout.job(job_id).spec} is damaged and no launch record holds a copy; launch the sweep again"
+        )
+    for job_id, text in damaged.items():
+        withdraw(layout.job(job_id), text)
+        if job_id in torn:
+            write_spec(layout.job(job_id), frozen[job_id])
+    for job_id in failed:
+        clear_failure(layout.job(job_id))
+    declared = Declared(layout, sweep, manifest["launch"], Plan((), {}), manifest["gpus_per_job"])
+    return declared, [job_id for job_id in jobs if job_id in damaged or job_id in failed]
 
 
 def check_runnable(layout: Layout, job_id: str) -> None:
@@ -133,14 +129,6 @@ def check_runnable(layout: Layout, job_id: str) -> None:
     missing = [parent for parent in read_spec(files).job.parents if not is_done(layout.job(parent))]
     if missing:
         raise UsageError(f"job={job_id!r} waits for {', '.join(missing)}: run that first")
-
-
-def _needs_spec(files: JobFiles) -> bool:
-    try:
-        read_spec(files)
-    except StoreError:
-        return True
-    return False
 
 
 def _check_writable(root: Path) -> None:
@@ -175,22 +163,27 @@ def _specs(name: str, layout: Layout, planned: Plan, cells: Sequence[ResolvedCel
         if planned_job.finished:
             continue
         execution, tracker, labels = settings[job_id]
-        before = _known_labels(layout.job(job_id))
-        sweeps = list(dict.fromkeys([*before.get("sweeps", []), name]))
+        before = _known(layout.job(job_id))
+        sweeps = list(dict.fromkeys([*(before.labels["sweeps"] if before else []), name]))
+        if before and layout.job(job_id).attempts():
+            # The curve of a job that goes on keeps its cadence, so that an interruption leaves no trace in it.
+            execution = replace(execution, log_every_steps=before.execution.log_every_steps)
         texts[job_id] = spec_text(
             Spec(planned_job.job, execution, tracker, labels | {"sweep": sweeps[0], "sweeps": sweeps})
         )
     return texts
 
 
-def _known_labels(files: JobFiles) -> dict[str, Any]:
+def _known(files: JobFiles) -> Spec | None:
     try:
-        return read_spec(files).labels if files.spec.exists() else {}
+        return read_spec(files) if files.spec.exists() else None
     except StoreError:
-        return {}  # it is written anew
+        return None  # it is written anew
 
 
-def _write_manifest(files: SweepFiles, planned: Plan, specs: list[str], command: Sequence[str]) -> int:
+def _write_manifest(
+    files: SweepFiles, planned: Plan, specs: list[str], command: Sequence[str], gpus_per_job: int
+) -> int:
     """Writes launch.<n>.json for the next free n: the specs' file, made exclusively, reserves the number."""
     files.folder.mkdir(parents=True, exist_ok=True)
     packed = gzip.compress("".join(specs).encode(), mtime=0)
@@ -213,9 +206,16 @@ def _write_manifest(files: SweepFiles, planned: Plan, specs: list[str], command:
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": list(command),
             "code": code_digest(),
+            "gpus_per_job": gpus_per_job,
             **commit(),
             "cells": [
-                {"labels": c.cell.labels(), "overrides": list(c.cell.overrides), "jobs": c.ids()} for c in planned.cells
+                {
+                    "labels": c.cell.labels(),
+                    "overrides": list(c.cell.overrides),
+                    "primary": c.cell.benchmark.primary,
+                    "jobs": c.ids(),
+                }
+                for c in planned.cells
             ],
             # In the order in which workers look for work.
             "jobs": [
@@ -228,14 +228,14 @@ def _write_manifest(files: SweepFiles, planned: Plan, specs: list[str], command:
     return launch
 
 
-def _frozen_specs(layout: Layout, manifest: dict[str, Any]) -> dict[str, str]:
-    """Specs as the launches of this sweep froze them, the newest first to be found."""
-    files = layout.sweep(manifest["sweep"])
+def _frozen_specs(files: SweepFiles, wanted: set[str]) -> dict[str, str]:
+    """Spec texts of the `wanted` jobs as the launches of this sweep froze them, the newest that is whole."""
     out: dict[str, str] = {}
     for launch in reversed(files.launches()):
-        for line in gzip.decompress(files.specs(launch).read_bytes()).decode().splitlines():
-            data = json.loads(line)
-            if data["id"] not in out:
+        if not wanted - out.keys():
+            break
+        for data in read_jsonl_gz(files.specs(launch)):
+            if data["id"] in wanted - out.keys():
                 parse_spec(data, data["id"], str(files.specs(launch)))
-                out[data["id"]] = line + "\n"
+                out[data["id"]] = json.dumps(data, sort_keys=True) + "\n"
     return out

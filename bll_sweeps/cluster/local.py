@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bll_sweeps.cluster.launch import Declared
-from bll_sweeps.cluster.progress import Progress, duration
-from bll_sweeps.cluster.status import SweepStatus, SweepWatch
+from bll_sweeps.cluster.progress import Progress, duration, headline
+from bll_sweeps.cluster.status import SweepStatus, SweepWatch, job_names
 from bll_sweeps.cluster.worker import Worker
 from bll_sweeps.errors import ConfigError, JobsFailed
-from bll_sweeps.store.claims import process_start
+from bll_sweeps.store.claims import owner, process_start
+from bll_sweeps.store.layout import WorkerFiles
+from bll_sweeps.store.records import write_json
 
 REFRESH_S = 0.5
 
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """workers: processes (0: one per core, never more than jobs). timeout_min: of a worker. detach: leave them
-    running.
+    """workers: processes (0: one per core, or one per GPU if jobs need one; never more than jobs). timeout_min: of a
+    worker. detach: leave them running.
     """
 
     workers: int = 0
@@ -44,84 +48,107 @@ class WorkersStopped(JobsFailed):
 
 
 def run_declared(declared: Declared, options: LocalOptions) -> SweepStatus:
-    """Runs what a launch has to run and returns the sweep's status at the end (or at once, if detached)."""
+    """Runs what a launch has to run and returns the sweep's status at the end (or at once, if detached).
+
+    Raises ConfigError if jobs need more GPUs than there are, WorkersStopped if jobs are left although no worker is.
+    """
     watch = SweepWatch(declared.layout, declared.sweep, declared.launch)
     status = watch.status()
     left = status.number("pending", "running")
     if not left:
-        print(
-            f"{declared.sweep}: nothing to run, {status.number('done')}/{len(status.jobs)} jobs done",
-            flush=True,
-        )
+        print(f"{declared.sweep}: nothing to run, {headline(status, 0)}", flush=True)
         return status
-    workers = min(options.workers or len(os.sched_getaffinity(0)), left)
-    folder = declared.layout.workers / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder.mkdir(parents=True, mode=0o700)
+    devices = _devices(options.workers, declared.gpus_per_job)[:left]
+    pool = declared.layout.worker_pool(f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    pool.folder.mkdir(parents=True, mode=0o700)
     print(
-        f"{declared.sweep}: {left} jobs on {workers} worker{'s' if workers > 1 else ''} "
+        f"{declared.sweep}: {left} jobs on {len(devices)} worker{'s' if len(devices) > 1 else ''} "
         f"(launch {declared.launch}, {declared.layout.root})",
         flush=True,
     )
     if options.detach:
-        _leave(declared, options, folder)
+        _leave(lambda: _run_pool(declared, options.timeout_min, watch, devices, pool), pool)
         print(
-            f"detached: `bll status {declared.sweep}` shows how far it is, `bll wait {declared.sweep}` waits",
-            flush=True,
+            f"detached: see `bll status {declared.sweep}`, `bll wait {declared.sweep}`, `bll cancel {declared.sweep}`"
         )
         return status
+    return _run_pool(declared, options.timeout_min, watch, devices, pool)
+
+
+def _run_pool(
+    declared: Declared, timeout_min: int, watch: SweepWatch, devices: list[str | None], pool: WorkerFiles
+) -> SweepStatus:
     started = time.monotonic()
-    processes = _start(declared, options, workers, folder)
+    write_json(pool.launcher, {"sweep": declared.sweep, "launch": declared.launch, "owner": owner()})
+    processes = _start(declared, timeout_min, devices, pool)
     progress = Progress(declared.sweep, job_names(watch.manifest).__getitem__)
     try:
         while not all(process.done() for process in processes):
             time.sleep(REFRESH_S)
-            status = watch.status()
-            progress.show(status, workers)
+            progress.show(watch.status(), len(devices))
     except KeyboardInterrupt:
-        (folder / "STOP").touch()
+        pool.stop.touch()
         _wait_for(processes, 10)
-        progress.close(watch.status(), workers)
+        progress.close(watch.status(), len(devices))
         print("interrupted: nothing is lost, the same command goes on from here", flush=True)
         raise
     status = watch.status()
-    progress.close(status, workers)
+    progress.close(status, len(devices))
     print(f"{declared.sweep}: took {duration(time.monotonic() - started)}", flush=True)
     if not status.finished:
-        raise WorkersStopped(
-            f"the workers stopped with {status.number('pending', 'running')} jobs left: {_last_words(folder)}"
-        )
+        why = "they were cancelled" if pool.stop.exists() else _last_words(pool.folder)
+        raise WorkersStopped(f"the workers stopped with {status.number('pending', 'running')} jobs left: {why}")
     return status
 
 
-def _start(declared: Declared, options: LocalOptions, workers: int, folder: Path) -> list[Any]:
+def _devices(workers: int, gpus_per_job: int) -> list[str | None]:
+    """$CUDA_VISIBLE_DEVICES of each worker: the launcher's own, or GPUs of its own where jobs need some."""
+    own = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not gpus_per_job:
+        return [own] * (workers or len(os.sched_getaffinity(0)))
+    there = own.split(",") if own else [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    places = len(there) // gpus_per_job
+    if not places:
+        raise ConfigError("execution.gpus", gpus_per_job, f"is more than this machine shows: {len(there)} GPUs")
+    groups = [",".join(there[i * gpus_per_job : (i + 1) * gpus_per_job]) for i in range(places)]
+    return [*groups[: workers or places]]
+
+
+def _start(declared: Declared, timeout_min: int, devices: list[str | None], pool: WorkerFiles) -> list[Any]:
     import submitit
 
-    executor = submitit.LocalExecutor(folder)
-    executor.update_parameters(timeout_min=options.timeout_min)
+    executor = submitit.LocalExecutor(pool.folder)
+    executor.update_parameters(timeout_min=timeout_min)
     # A user's own ./jobs folder must not shadow ours: no working directory on sys.path (as python -P).
     environment = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     launcher = (os.getpid(), process_start(os.getpid()))
-    worker = Worker(str(declared.layout.root), declared.sweep, declared.launch, str(folder / "STOP"), launcher)
+    root, stop = str(declared.layout.root), str(pool.stop)
+    workers = [Worker(root, declared.sweep, declared.launch, stop, launcher, cuda) for cuda in devices]
     with _environment(environment), _interrupts_ignored():
-        return [executor.submit(worker) for _ in range(workers)]
+        return [executor.submit(worker) for worker in workers]
 
 
-def _leave(declared: Declared, options: LocalOptions, folder: Path) -> None:
-    """Goes on in a session of its own, which neither the terminal's end nor Ctrl-C reaches; its output goes to a
-    file.
+def _leave(run: Callable[[], object], pool: WorkerFiles) -> None:
+    """Calls `run` in a session of its own, which neither the terminal's end nor Ctrl-C reaches; its output goes to the
+    pool's log.
     """
+    sys.stdout.flush()
     if os.fork():
         return
     os.setsid()
-    log = os.open(folder / "launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(pool.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     code = 1
     try:
-        run_declared(declared, replace(options, detach=False))
+        run()
         code = 0
+    except BaseException:  # noqa: BLE001 - this process ends here; the log is where its error can be read
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
@@ -162,24 +189,3 @@ def _last_words(folder: Path) -> str:
         if lines:
             return f"{lines[-1].strip()} (see {file})"
     return f"see {folder}"
-
-
-def job_names(manifest: dict[str, Any]) -> dict[str, str]:
-    """A readable name of each job of a manifest: what distinguishes it, e.g. `train p10 lab-a lab-spell`."""
-    axes = {
-        "pretrain": ("backbone",),
-        "prior": ("backbone", "domain"),
-        "train": ("objective", "backbone", "domain"),
-        "evaluate": ("objective", "backbone", "benchmark"),
-    }
-    names: dict[str, str] = {}
-    for cell in manifest["cells"]:
-        values = [text for text in cell["overrides"] if "." in text.partition("=")[0]]  # axis choices have no dot
-        for kind, job_id in cell["jobs"].items():
-            if job_id and job_id not in names:
-                words = [str(cell["labels"][key]) for key in axes[kind]]
-                if kind in ("train", "evaluate") and cell["labels"]["seed"]:
-                    words.append(f"seed={cell['labels']['seed']}")
-                words += [text for text in values if kind != "pretrain" or text.startswith("backbone.")]
-                names[job_id] = " ".join([kind, *words])
-    return names

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,8 @@ from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.grid.cell import KINDS
 from bll_sweeps.grid.plan import State
 from bll_sweeps.grid.spec import read_spec
-from bll_sweeps.store.claims import live_claim
-from bll_sweeps.store.layout import JobFiles, Layout
+from bll_sweeps.store.claims import is_alive, live_claim
+from bll_sweeps.store.layout import JobFiles, Layout, WorkerFiles
 from bll_sweeps.store.records import is_done, read_json, read_record
 
 # As `State`, seen from a sweep: `new` is `pending` or, below a failed or damaged parent, `blocked`.
@@ -27,32 +27,27 @@ SHOWN: tuple[Shown, ...] = ("done", "running", "pending", "failed", "blocked", "
 def job_state(files: JobFiles, *, this_code: bool = False) -> State:
     """The job's state. With `this_code`, a result that other code made is `stale` instead of `done`."""
     if is_done(files):
-        try:
-            record = read_record(files)
-            assert record is not None
-            for name, digest in record.outputs.items():
-                if (record.attempt.folder / name).stat().st_size != digest["bytes"]:
-                    return "damaged"
-            stale = this_code and record.provenance().get("code") != code_digest()
-        except (StoreError, OSError):
+        if damage(files):
             return "damaged"
+        record = read_record(files)
+        stale = this_code and record is not None and record.provenance().get("code") != code_digest()
         return "stale" if stale else "done"
     if not files.folder.is_dir():
         return "new"
+    if failure(files) is not None:
+        return "failed"  # before the claim, which is held until the whole batch of the job has ended
     if live_claim(files):
         return "running"
-    if failure(files) is not None:
-        return "failed"
     return "damaged" if spec_problem(files) else "new"
 
 
 def failure(files: JobFiles) -> dict[str, Any] | None:
     """failure.json of the last attempt: {"message", "traceback", "at"}, or None if it did not fail."""
     attempts = files.attempts()
-    if not attempts or not attempts[-1].failure.exists():
-        return None
     try:
-        return read_json(attempts[-1].failure)
+        return read_json(attempts[-1].failure) if attempts else None
+    except FileNotFoundError:
+        return None
     except StoreError as error:
         return {"message": str(error), "traceback": "", "at": ""}
 
@@ -77,11 +72,60 @@ def damage(files: JobFiles, *, deep: bool = False) -> str | None:
 
 
 def spec_problem(files: JobFiles) -> str | None:
+    """What is wrong with the job's spec, or None. A spec that has not changed is checked once."""
+    try:
+        stat = files.spec.stat()
+    except FileNotFoundError:
+        return _spec_problem(files, 0, 0)
+    return _spec_problem(files, stat.st_mtime_ns, stat.st_size)
+
+
+@cache
+def _spec_problem(files: JobFiles, mtime_ns: int, size: int) -> str | None:
     try:
         read_spec(files)
     except StoreError as error:
         return str(error)
     return None
+
+
+def live_pools(layout: Layout, sweep: str) -> list[WorkerFiles] | None:
+    """Pools of workers of `sweep` whose launcher lives on this machine; None if one may live on another."""
+    pools = []
+    for pool in layout.worker_pools():
+        try:
+            found = read_json(pool.launcher)
+        except (OSError, StoreError):
+            continue  # it died while it started
+        if found["sweep"] != sweep or pool.stop.exists():
+            continue
+        alive = is_alive(found["owner"])
+        if alive is None:
+            return None
+        if alive:
+            pools.append(pool)
+    return pools
+
+
+def job_names(manifest: dict[str, Any]) -> dict[str, str]:
+    """A readable name of each job of a manifest: what distinguishes it, e.g. `train p10 lab-a lab-spell`."""
+    axes = {
+        "pretrain": ("backbone",),
+        "prior": ("backbone", "domain"),
+        "train": ("objective", "backbone", "domain"),
+        "evaluate": ("objective", "backbone", "benchmark"),
+    }
+    names: dict[str, str] = {}
+    for cell in manifest["cells"]:
+        values = [text for text in cell["overrides"] if "." in text.partition("=")[0]]  # axis choices have no dot
+        for kind, job_id in cell["jobs"].items():
+            if job_id and job_id not in names:
+                words = [str(cell["labels"][key]) for key in axes[kind]]
+                if kind in ("train", "evaluate") and cell["labels"]["seed"]:
+                    words.append(f"seed={cell['labels']['seed']}")
+                words += [text for text in values if kind != "pretrain" or text.startswith("backbone.")]
+                names[job_id] = " ".join([kind, *words])
+    return names
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bll_sweeps.cluster.status import failure, read_manifest
-from bll_sweeps.errors import StoreError
+from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import Claim, acquire, process_start
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
@@ -51,19 +51,23 @@ class Held:
 class Worker:
     """A picklable callable that holds paths only: what submitit starts.
 
-    `launcher`: (pid, start ticks) of the launching process whose end also ends this worker; None for a detached one.
-    `stop`: a file whose appearance ends the worker.
+    `launcher`: (pid, start ticks) of the launching process, whose end also ends this worker.
+    `stop`: a file whose appearance ends the worker. `cuda_devices`: what its jobs see as $CUDA_VISIBLE_DEVICES, which
+    submitit's local executor empties; None leaves it unset.
     """
 
     root: str
     sweep: str
     launch: int
     stop: str
-    launcher: tuple[int, str] | None = None
-    _settled: set[str] = field(default_factory=set)
+    launcher: tuple[int, str]
+    cuda_devices: str | None = None
 
     def __call__(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's; it then asks the workers to stop
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if self.cuda_devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.cuda_devices
         layout = Layout(Path(self.root))
         jobs: dict[str, dict[str, Any]] = read_manifest(layout, self.sweep, self.launch)["jobs"]
         preload()
@@ -78,9 +82,7 @@ class Worker:
                 time.sleep(IDLE_S)
 
     def _told_to_stop(self) -> bool:
-        if Path(self.stop).exists():
-            return True
-        return self.launcher is not None and process_start(self.launcher[0]) != self.launcher[1]
+        return Path(self.stop).exists() or process_start(self.launcher[0]) != self.launcher[1]
 
     def _claim_next(self, layout: Layout, jobs: dict[str, dict[str, Any]]) -> list[Held]:
         """The next ready job, claimed; for an evaluation also the others of its checkpoint, so that one load serves
@@ -103,12 +105,11 @@ class Worker:
 
     def _claim(self, layout: Layout, job_id: str, entry: dict[str, Any]) -> Held | None:
         files = layout.job(job_id)
-        if job_id in self._settled:
-            return None
-        if is_done(files):
-            self._settled.add(job_id)
-            return None
-        if failure(files) is not None or not all(is_done(layout.job(parent)) for parent in entry["parents"]):
+        if (
+            is_done(files)
+            or failure(files) is not None
+            or not all(is_done(layout.job(parent)) for parent in entry["parents"])
+        ):
             return None
         claim = acquire(files)
         if claim is None:
@@ -123,7 +124,7 @@ class Worker:
         hopeless: set[str] = set()
         for job_id, entry in jobs.items():
             files = layout.job(job_id)
-            if job_id in self._settled or is_done(files):
+            if is_done(files):
                 continue
             if failure(files) is None and not hopeless.intersection(entry["parents"]):
                 return False  # ready, running elsewhere, or waiting for one that is
@@ -240,8 +241,7 @@ def run_here(layout: Layout, job_id: str) -> None:
     files: JobFiles = layout.job(job_id)
     claim = acquire(files)
     if claim is None:
-        from bll_sweeps.errors import UsageError
-
         raise UsageError(f"job={job_id!r} is being run by another live process; `bll status` shows where")
     with claimed(claim):
-        run_attempt(layout, job_id, claim, new_attempt(files))
+        if not is_done(files):  # another process may have ended it before we had the claim
+            run_attempt(layout, job_id, claim, new_attempt(files))

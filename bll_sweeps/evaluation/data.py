@@ -1,14 +1,18 @@
-"""The questions of a benchmark, as prompts of its domain. No torch, no lm_eval."""
+"""The questions of a benchmark, as prompts of its domain, and how many were trained on. No torch, no lm_eval."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from bll_sweeps.errors import ConfigError, StoreError
+from bll_sweeps.grid.axes import Benchmark
 from bll_sweeps.grid.cell import EvaluateJob
-from bll_sweeps.store.records import file_sha256, read_jsonl
+from bll_sweeps.training.data import load_rows
+from bll_sweeps.training.rows import folded, question_id, read_rows
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,8 @@ class Question:
 
     @property
     def id(self) -> str:
-        """16 hex digits that follow from the question's text, so that results pair up across benchmarks' versions."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        """question_id of the text: results pair up across benchmarks' versions, and with the training rows."""
+        return question_id(self.text)
 
 
 def questions(job: EvaluateJob) -> list[Question]:
@@ -32,19 +36,39 @@ def questions(job: EvaluateJob) -> list[Question]:
     questions than it asks for, and StoreError for a file that is not the one its digest names.
     """
     benchmark = job.benchmark
-    pairs = _from_file(Path(benchmark.path), benchmark.digest) if benchmark.path else _from_lab(job)
-    if not pairs or benchmark.questions > len(pairs):
+    pairs = _from_file(benchmark) if benchmark.path else _from_lab(job)
+    if benchmark.questions > len(pairs):
         raise ConfigError(
             "benchmark.questions", benchmark.questions, f"is more than there are: {len(pairs)} (0 takes all of them)"
         )
     pairs = pairs[: benchmark.questions or None]
-    seen: dict[str, int] = {}
-    for i, (text, _) in enumerate(pairs):
-        if seen.setdefault(text, i) != i:
-            raise ConfigError(
-                "benchmark.path", benchmark.path, f"has one question twice (rows {seen[text]} and {i}): {text[:80]!r}"
-            )
     return [Question(text, answer, job.domain.prompt.replace("{question}", text)) for text, answer in pairs]
+
+
+def seen_in_training(job: EvaluateJob, items: list[Question]) -> int | None:
+    """How many of the questions the checkpoint was fine-tuned on (letter case aside); a warning names any.
+
+    None, with a warning, where the training set is no longer what it was. A base model was fine-tuned on nothing, and
+    lab tasks keep their held-out questions out of training by construction.
+    """
+    if job.train is None or (job.train.domain.source == "lab" and not job.benchmark.path):
+        return 0
+    try:
+        trained = {folded(row.question) for row in load_rows(job.train.domain)}
+    except (ConfigError, StoreError) as error:
+        log.warning("how many of %s's questions were trained on cannot be told: %s", job.benchmark.name, error)
+        return None
+    seen = [item.text for item in items if folded(item.text) in trained]
+    if seen:
+        log.warning(
+            "%d of the %d questions of benchmark %s are in the training set of domain %s, the first of them %r",
+            len(seen),
+            len(items),
+            job.benchmark.name,
+            job.train.domain.name,
+            seen[0][:80],
+        )
+    return len(seen)
 
 
 def _from_lab(job: EvaluateJob) -> list[tuple[str, str]]:
@@ -55,22 +79,13 @@ def _from_lab(job: EvaluateJob) -> list[tuple[str, str]]:
     return [(row.question, row.answer) for row in held_out(job.domain.lab, job.domain.task)]
 
 
-def _from_file(path: Path, digest: str) -> list[tuple[str, str]]:
-    if not path.is_file():
-        raise ConfigError("benchmark.path", str(path), "is not a file")
-    found = file_sha256(path)
-    if found != digest:
-        raise StoreError(
-            f"{path} has changed since it was planned (sha256 {found[:16]}, not {digest[:16]}); "
-            "put the file back, or launch again"
-        )
-    pairs = []
-    for i, row in enumerate(read_jsonl(path)):
-        if (
-            not isinstance(row, dict)
-            or not isinstance(row.get("question"), str)
-            or not isinstance(row.get("answer"), str)
-        ):
-            raise ConfigError("benchmark.path", str(path), f"row {i} must have the texts question and answer")
-        pairs.append((row["question"], row["answer"]))
-    return pairs
+def _from_file(benchmark: Benchmark) -> list[tuple[str, str]]:
+    rows = read_rows(Path(benchmark.path), benchmark.digest, "benchmark.path")
+    if not rows:
+        raise ConfigError("benchmark.path", benchmark.path, "holds no question")
+    lines: dict[str, int] = {}
+    for line, row in list(rows.items())[: benchmark.questions or None]:
+        if lines.setdefault(row.question, line) != line:
+            problem = f"has one question twice, in lines {lines[row.question]} and {line}: {row.question[:80]!r}"
+            raise ConfigError("benchmark.path", benchmark.path, problem)
+    return [(row.question, row.answer) for row in rows.values()]

@@ -26,17 +26,18 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from bll_sweeps.errors import ConfigError
+from bll_sweeps.errors import ConfigError, UsageError
 from bll_sweeps.evaluation import journal as journals
-from bll_sweeps.evaluation.data import Question, questions
+from bll_sweeps.evaluation.data import Question, questions, seen_in_training
 from bll_sweeps.evaluation.grading import grader
 from bll_sweeps.evaluation.sampling import generate, uniforms
 from bll_sweeps.evaluation.scores import metrics, score_rows
 from bll_sweeps.evaluation.task_files import TASKS, task_digest
-from bll_sweeps.grid.cell import Benchmark, EvaluateJob
+from bll_sweeps.grid.axes import Benchmark
+from bll_sweeps.grid.cell import EvaluateJob
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.store.records import file_sha256
-from bll_sweeps.training.model import load_checkpoint
+from bll_sweeps.training.model import deterministic, load_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,8 +69,10 @@ class EvaluationResult:
     """What an evaluation found.
 
     rows: {"question": id, <decoding>: [score per generation]} per question.
-    generations: {"question": id, "prompt", "gold", <decoding>: [texts]} per question.
-    summary: {"benchmark", "grader", "primary", "metrics"}, what the record keeps (scores.metrics).
+    generations: {"question": id, "prompt", "gold", <decoding>: [texts], "length_limited": {<decoding>: [flags]}} per
+    question.
+    summary: {"benchmark", "grader", "primary", "metrics", "seen_in_training"}, what the record keeps (scores.metrics,
+    data.seen_in_training).
     """
 
     rows: list[dict[str, Any]]
@@ -78,18 +81,16 @@ class EvaluationResult:
 
 
 def load(folder: Path, execution: Execution) -> Checkpoint:
-    """The model in `folder` on the execution's device; load once, evaluate on many benchmarks."""
-    import torch
+    """The model in `folder` on the execution's device; load once, evaluate on many benchmarks.
 
+    Raises ConfigError for a device that is not there.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.is_file():
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    model, tokenizer = load_checkpoint(folder)
-    device: str = execution.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Checkpoint(model.to(device), tokenizer, digest.hexdigest())
+    model, tokenizer = load_checkpoint(folder, execution)
+    return Checkpoint(model, tokenizer, digest.hexdigest())
 
 
 def evaluate(
@@ -110,21 +111,28 @@ def evaluate(
     if isinstance(checkpoint, Path):
         checkpoint = load(checkpoint, execution)
     items = questions(job)
-    with journals.opened(journal, earlier) as opened:
+    seen = seen_in_training(job, items)
+    with journals.opened(journal, earlier) as opened, deterministic():
         model = JournalledModel(checkpoint, job.benchmark.seed, execution.eval_batch, opened, on_progress)
         texts, means = _run_task(model, job.benchmark, items)
-    return _result(job.benchmark, items, texts, means)
+    generations = [
+        {
+            "question": q.id,
+            "prompt": q.prompt,
+            "gold": q.answer,
+            **{name: texts[name][i] for name in texts},
+            "length_limited": {name: model.length_limited[name, i] for name in texts},
+        }
+        for i, q in enumerate(items)
+    ]
+    return _result(job.benchmark, generations, means, seen)
 
 
 def _result(
-    benchmark: Benchmark, items: list[Question], texts: dict[str, list[list[str]]], means: dict[str, float]
+    benchmark: Benchmark, generations: list[dict[str, Any]], means: dict[str, float], seen: int | None
 ) -> EvaluationResult:
-    generations = [
-        {"question": q.id, "prompt": q.prompt, "gold": q.answer, **{name: texts[name][i] for name in texts}}
-        for i, q in enumerate(items)
-    ]
     rows = score_rows(generations, benchmark.decodings, benchmark.grader)
-    found = metrics(rows, benchmark.decodings)
+    found = metrics(rows, generations, benchmark.decodings)
     assert all(math.isclose(found[name]["mean"], means[name], abs_tol=1e-9) for name in found), (
         "lm-eval's mean is another"
     )
@@ -133,6 +141,7 @@ def _result(
         "grader": grader(benchmark.grader).ID,
         "primary": benchmark.primary,
         "metrics": found,
+        "seen_in_training": seen,
     }
     return EvaluationResult(rows, generations, summary)
 
@@ -229,33 +238,37 @@ class JournalledModel(LM):
             journal,
             on_progress,
         )
+        self.length_limited: dict[tuple[str, int], list[bool]] = {}  # (task, document) -> per repeat
         self._prompt_ids: dict[str, list[int]] = {}
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """The text of each request; k requests of one document are its repeats 0 ... k-1."""
-        repeats: Counter[tuple[str | None, int | None]] = Counter()
+        repeats: Counter[tuple[str, int]] = Counter()
         wanted = []
         for request in requests:
             prompt, kwargs = request.args
+            assert request.task_name is not None and request.doc_id is not None
             document = (request.task_name, request.doc_id)
-            wanted.append(self._generation(prompt, kwargs, repeats[document]))
+            wanted.append((document, self._generation(prompt, kwargs, repeats[document])))
             repeats[document] += 1
-        texts: dict[_Generation, str] = {}
-        ordered = sorted(set(wanted))
+        made: dict[_Generation, journals.Generation] = {}
+        ordered = sorted({generation for _, generation in wanted})
         self.on_progress(0, len(ordered))
         for _, group in itertools.groupby(ordered, key=lambda generation: generation.temperature):
             rows = list(group)
             for start in range(0, len(rows), self.batch):
                 part = rows[start : start + self.batch]
-                texts.update(zip(part, self._batch(part), strict=True))
-                self.on_progress(len(texts), len(ordered))
-        return [texts[generation] for generation in wanted]
+                made.update(zip(part, self._batch(part), strict=True))
+                self.on_progress(len(made), len(ordered))
+        for document, generation in wanted:
+            self.length_limited.setdefault(document, []).append(made[generation].length_limited)
+        return [made[generation].text for _, generation in wanted]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("benchmarks of this package generate; none asks for log-likelihoods")
+        raise UsageError("benchmark.task asks for log-likelihoods; benchmarks are scored on generated answers")
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        raise NotImplementedError("benchmarks of this package generate; none asks for log-likelihoods")
+        raise UsageError("benchmark.task asks for log-likelihoods; benchmarks are scored on generated answers")
 
     def _generation(self, prompt: str, kwargs: dict[str, Any], repeat: int) -> _Generation:
         tokens, context = len(self._encode(prompt)), self.checkpoint.context
@@ -276,7 +289,7 @@ class JournalledModel(LM):
             self._prompt_ids[prompt] = bos + tokenizer(prompt, add_special_tokens=False)["input_ids"]
         return self._prompt_ids[prompt]
 
-    def _batch(self, rows: list[_Generation]) -> list[str]:
+    def _batch(self, rows: list[_Generation]) -> list[journals.Generation]:
         key = journals.digest(
             {"checkpoint": self.checkpoint.digest, "seed": self.seed, "rows": [row.key() for row in rows]}
         )
@@ -293,11 +306,13 @@ class JournalledModel(LM):
             pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         )
         decoded = [tokenizer.decode(ids, skip_special_tokens=True) for ids in continuations]
-        texts = [_until(text, row.until) for text, row in zip(decoded, rows, strict=True)]
-        self.journal.append(key, texts)
-        return texts
+        full = [len(ids) == row.max_tokens for ids, row in zip(continuations, rows, strict=True)]
+        made = [_until(text, row.until, limited) for text, row, limited in zip(decoded, rows, full, strict=True)]
+        self.journal.append(key, made)
+        return made
 
 
-def _until(text: str, stops: tuple[str, ...]) -> str:
-    """The text before the first of the stop strings."""
-    return text[: min((place for place in map(text.find, stops) if place >= 0), default=len(text))]
+def _until(text: str, stops: tuple[str, ...], limited: bool) -> journals.Generation:
+    """The text before the first of the stop strings; one that was found ended it, and not its length."""
+    end = min((place for place in map(text.find, stops) if place >= 0), default=None)
+    return journals.Generation(text, limited) if end is None else journals.Generation(text[:end], False)

@@ -1,8 +1,9 @@
 """An append-only journal of generated batches, from which an interrupted evaluation goes on.
 
-One line per batch, flushed to disk before the next batch starts: {"key", "generations", "check"}. The key is the digest
-of everything that the batch's generations depend on, so a line of another checkpoint, protocol or batch is never used.
-A line that was cut off or damaged fails its check and counts as absent; its whole batch is computed again.
+One line per batch, flushed to disk before the next batch starts: {"key", "generations", "check"}, a generation being
+[text, whether it ended for want of room]. The key is the digest of everything that the batch's generations depend on,
+so a line of another checkpoint, protocol or batch is never used. A line that was cut off or damaged fails its check and
+counts as absent; its whole batch is computed again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from bll_sweeps.grid.cell import canonical_json
+from bll_sweeps.grid.axes import canonical_json
+
+
+class Generation(NamedTuple):
+    """A generated text, and whether it ended at its last permitted token instead of at a stop."""
+
+    text: str
+    length_limited: bool
 
 
 def digest(value: object) -> str:
@@ -27,7 +36,7 @@ class Journal:
 
     def __init__(self, path: Path, earlier: Iterable[Path] = ()):
         """`earlier` are read only; `path` is read too, if it is there, and appended to."""
-        self._known: dict[str, list[str]] = {}
+        self._known: dict[str, list[Generation]] = {}
         for source in (*earlier, path):
             self._known.update(_read(source))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,11 +45,11 @@ class Journal:
         if torn:  # keep the next line apart from what was cut off
             self._file.write("\n")
 
-    def get(self, key: str) -> list[str] | None:
+    def get(self, key: str) -> list[Generation] | None:
         """The generations of the batch, in its order, or None."""
         return self._known.get(key)
 
-    def append(self, key: str, generations: list[str]) -> None:
+    def append(self, key: str, generations: list[Generation]) -> None:
         """On disk when this returns."""
         line = {"key": key, "generations": generations, "check": digest([key, generations])}
         self._file.write(json.dumps(line, sort_keys=True) + "\n")
@@ -61,7 +70,7 @@ def opened(path: Path, earlier: Iterable[Path] = ()) -> Iterator[Journal]:
         journal.close()
 
 
-def _read(path: Path) -> dict[str, list[str]]:
+def _read(path: Path) -> dict[str, list[Generation]]:
     """Batch key -> generations, of the lines that are whole; a missing file has none."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -75,5 +84,5 @@ def _read(path: Path) -> dict[str, list[str]]:
         except (ValueError, TypeError, KeyError):
             continue
         if check == digest([key, generations]):
-            known[key] = generations
+            known[key] = [Generation(*generation) for generation in generations]
     return known

@@ -26,19 +26,25 @@ def question_means(rows: Iterable[Mapping[str, Any]], decoding: str) -> list[flo
     return [sum(row[decoding]) / len(row[decoding]) for row in rows]
 
 
-def metrics(rows: list[dict[str, Any]], decodings: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Per decoding {"mean", "questions", "samples", "stderr"}.
+def metrics(
+    rows: list[dict[str, Any]], generations: Iterable[Mapping[str, Any]], decodings: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Per decoding {"mean", "questions", "samples", "stderr", "length_limited"} of score_rows and their generations.
 
     samples: per question. stderr: of the mean over questions, in closed form; None for a single question.
+    length_limited: share of the generations, in [0, 1], that ended for want of room and not at a stop.
     """
+    generations = list(generations)
     out: dict[str, dict[str, Any]] = {}
     for name in decodings:
         means = question_means(rows, name)
         stderr = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+        limited = [flag for generation in generations for flag in generation["length_limited"][name]]
         out[name] = {
             "mean": statistics.fmean(means),
             "questions": len(means),
             "samples": len(rows[0][name]),
             "stderr": stderr,
+            "length_limited": statistics.fmean(limited),
         }
     return out

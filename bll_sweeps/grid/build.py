@@ -1,4 +1,4 @@
-"""Plain data -> the frozen values of grid/cell.py, with errors that name key, value and choices."""
+"""Plain data -> the frozen values of grid/axes.py and cell.py, with errors that name key, value and choices."""
 
 from __future__ import annotations
 

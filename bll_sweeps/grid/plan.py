@@ -82,12 +82,14 @@ class Plan:
 
 
 def plan(cells: Iterable[Cell], state_of: Callable[[str], State]) -> Plan:
-    """The plan of `cells`; cells that ask for the same evaluation are one (1e-4 and 0.0001 are the same number)."""
+    """The plan of `cells`. Cells with the same jobs and names are one (1e-4 and 0.0001 are the same number); one
+    objective under two names stays two cells, which share their jobs.
+    """
     planned: dict[str, PlannedJob] = {}
-    rows: dict[tuple[str, str], CellJobs] = {}
+    rows: dict[tuple[object, ...], CellJobs] = {}
     for cell in cells:
         pretrain, prior, train, evaluate = cell.pretrain, cell.prior, cell.train, cell.evaluate
-        key = (evaluate.id, prior.id)
+        key = (evaluate.id, prior.id, *cell.labels().values())
         if key in rows:
             continue
         rows[key] = CellJobs(

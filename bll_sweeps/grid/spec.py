@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bll_sweeps.errors import ConfigError, StoreError
+from bll_sweeps.grid.axes import to_plain
 from bll_sweeps.grid.build import build
-from bll_sweeps.grid.cell import JOB_TYPES, Job, to_plain
+from bll_sweeps.grid.cell import JOB_TYPES, Job
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.store.layout import JobFiles
 from bll_sweeps.store.records import read_json

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bll_sweeps.grid.cell import ModelShape
+from bll_sweeps.grid.axes import ModelShape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM

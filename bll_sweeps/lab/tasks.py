@@ -3,7 +3,12 @@
 A lab task is one endless stream of items: item k is made from Random(k), whatever is asked of it. Training sets and the
 held-out set are stretches of that stream that start at seeded places. Stretches that do not overlap are not enough to
 keep them apart, because most tasks have few distinct questions; every training set therefore leaves held-out questions
-out by text.
+out by text, letter case aside (the words to spell have twins: Cora, cora). Pretraining leaves out those of all the
+lab's tasks over the same dataset, fine-tuning those of its own task, the only one that a Domain knows.
+
+Questions that merely have the same answer are different questions: of a sum 2 + 7 and its twin 7 + 2 one may be held
+out and the other trained on. Of the 200 additions and subtractions of digits too few would be left otherwise; so what
+the task measures includes that addition commutes.
 """
 
 from __future__ import annotations
@@ -18,8 +23,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 from bll_sweeps.errors import ConfigError, one_of
-from bll_sweeps.grid.cell import Backbone, Domain, LabTask, Noise, canonical_json, identity
-from bll_sweeps.training.rows import Row
+from bll_sweeps.grid.axes import Backbone, Domain, LabTask, Noise, canonical_json, identity
+from bll_sweeps.training.rows import Row, folded
 
 # The prompt of every pretraining item. A domain that writes it in the same way meets the backbone on known ground.
 PRETRAINING_PROMPT = "{question}\nAnswer: "
@@ -43,7 +48,7 @@ def held_out(task: LabTask, name: str = "") -> list[Row]:
 
 
 def training_rows(domain: Domain) -> list[Row]:
-    """`domain.rows` fine-tuning rows of its lab task, with label noise; no held-out question is among them.
+    """`domain.rows` fine-tuning rows of its lab task, with label noise; no held-out question of it is among them.
 
     Exactly round(rate * rows) rows are noisy. Their wrong answers always differ from the right one, so that the rate is
     the share of wrong labels; `clean_answer` keeps the right one. Questions may recur, as in any sample with
@@ -52,19 +57,18 @@ def training_rows(domain: Domain) -> list[Row]:
     if domain.lab is None:
         raise ConfigError("domain.lab", None, "must be given for source=lab (it comes from lab.tasks)")
     start = _start("fine-tuning", domain.seed)
-    items = itertools.islice(_training_items(domain.lab, start, task_key(domain.lab, domain.task)), domain.rows)
-    return with_noise([Row(question, answer, answer) for question, answer in items], domain.noise, domain.seed)
+    items = _training_items({domain.task: domain.lab}, domain.task, start)
+    rows = [Row(question, answer, answer) for question, answer in itertools.islice(items, domain.rows)]
+    return with_noise(rows, domain.noise, domain.seed)
 
 
 def pretraining_rows(backbone: Backbone) -> list[Row]:
-    """The backbone's pretraining items, task after task by name; right answers, no held-out question."""
+    """The backbone's pretraining items, task after task by name; right answers, no held-out question of any task."""
     pretraining = backbone.pretraining
     assert pretraining is not None
     rows = []
     for name, count in sorted(pretraining.exposure.items()):
-        items = _training_items(
-            backbone.tasks[name], _start("pretraining", pretraining.seed), task_key(backbone.tasks[name], name)
-        )
+        items = _training_items(backbone.tasks, name, _start("pretraining", pretraining.seed))
         rows += [Row(question, answer, answer) for question, answer in itertools.islice(items, count)]
     return rows
 
@@ -134,12 +138,17 @@ def _imbalanced(rows: list[Row], chosen: list[int], rng: random.Random) -> dict[
     return wrong
 
 
-def _training_items(task: LabTask, start: int, key: str) -> Iterator[tuple[str, str]]:
-    """The stream from `start` on without held-out questions; a task that has nothing else is an error, not a hang."""
-    excluded = frozenset(row.question for row in _held_out(canonical_json(identity(task)), key))
+def _training_items(tasks: dict[str, LabTask], name: str, start: int) -> Iterator[tuple[str, str]]:
+    """The stream of task `name` from `start` on, without the held-out questions of all `tasks` over its dataset.
+
+    A task that has nothing else is an error, not a hang.
+    """
+    task, key = tasks[name], task_key(tasks[name], name)
+    related = {other: known for other, known in tasks.items() if known.dataset == task.dataset}
+    excluded = {folded(row.question) for other, known in related.items() for row in held_out(known, other)}
     seen_held_out = 0
     for question, answer in _items(task, start, key):
-        if question not in excluded:
+        if folded(question) not in excluded:
             seen_held_out = 0
             yield question, answer
         else:

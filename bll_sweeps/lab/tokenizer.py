@@ -14,7 +14,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
-from bll_sweeps.grid.cell import LabTask
+from bll_sweeps.grid.axes import LabTask
 from bll_sweeps.lab.tasks import PRETRAINING_PROMPT, held_out
 
 if TYPE_CHECKING:

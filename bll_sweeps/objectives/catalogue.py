@@ -6,7 +6,7 @@ benchmarks, tests of every objective). A test holds that the two agree.
 
 from __future__ import annotations
 
-from bll_sweeps.grid.cell import Objective
+from bll_sweeps.grid.axes import Objective
 
 # The paper's threshold: it drops about a tenth of the mathematics tokens.
 THRESHOLD = 0.2

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bll_sweeps.grid.cell import Objective
+from bll_sweeps.grid.axes import Objective
 
 # Below this, power is nll to the last bit of float32, and alpha * logp could underflow.
 _ALPHA_IS_ZERO = 1e-12

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bll_sweeps.grid.cell import Objective
+from bll_sweeps.grid.axes import Objective
 from bll_sweeps.objectives.family import value, weight
 from bll_sweeps.objectives.token_logp import IGNORE, add_product, chunks, log_softmax_of, softmax_dtype
 

@@ -33,6 +33,15 @@ def _boot_id() -> str:
         return ""
 
 
+@cache
+def _pid_namespace() -> str:
+    """Pids mean something only within one namespace: containers may share host name and boot."""
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the target is no path
+    except OSError:
+        return ""
+
+
 def process_start(pid: int) -> str:
     """When the process started, in clock ticks since boot: tells a process from a later one with its pid. '' if it is
     gone.
@@ -50,6 +59,7 @@ def owner() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "boot": _boot_id(),
+        "pid_namespace": _pid_namespace(),
         "pid": pid,
         "start": process_start(pid),
         "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
@@ -118,8 +128,9 @@ def is_live(path: Path) -> bool:
     if path.stat().st_mtime == 0:
         return False
     who = _owner_of(path)
-    if who.get("host") == socket.gethostname() and who.get("boot") and who["boot"] == _boot_id():
-        return process_start(who["pid"]) == who["start"]
+    alive = is_alive(who)
+    if alive is not None:
+        return alive
     job_id = os.environ.get("SLURM_JOB_ID", "")
     if (
         job_id
@@ -130,6 +141,14 @@ def is_live(path: Path) -> bool:
     return _server_now(path.parent) - path.stat().st_mtime < STALE_AFTER_S
 
 
+def is_alive(who: dict[str, Any]) -> bool | None:
+    """Whether the process that `owner()` described still runs; None if that cannot be told from here."""
+    here = (socket.gethostname(), _boot_id(), _pid_namespace())
+    if not all(here) or (who.get("host"), who.get("boot"), who.get("pid_namespace")) != here:
+        return None
+    return process_start(who["pid"]) == who["start"]
+
+
 def _owner_of(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -138,9 +157,12 @@ def _owner_of(path: Path) -> dict[str, Any]:
 
 
 def _server_now(folder: Path) -> float:
-    """Now by the file server's clock: the mtime of a file just touched there."""
+    """Now by the file server's clock: the mtime of a file just touched there; our own clock where we may only read."""
     probe = folder / f".{os.getpid()}.{secrets.token_hex(6)}"
-    probe.touch()
+    try:
+        probe.touch()
+    except OSError:
+        return time.time()
     try:
         return probe.stat().st_mtime
     finally:

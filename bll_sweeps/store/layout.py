@@ -9,8 +9,7 @@
                        checkpoints/step-<k>/, journal.jsonl: what the next attempt goes on from
   sweeps/<name>/launch.<n>.json   a manifest per launch: cells and their jobs
                 launch.<n>.specs.jsonl.gz      the specs again, to restore a damaged one
-  workers/<stamp>/                submitit's folders and the workers' logs
-  cache/                          what can be made again
+  workers/<stamp>/                one launch's workers: launcher.json, STOP, submitit's files and logs
   reports/<sweep>/                figures, tables, report.html
 """
 
@@ -59,9 +58,6 @@ class Attempt:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
-
-    def checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:08d}"
 
     @property
     def journal(self) -> Path:
@@ -120,6 +116,28 @@ class SweepFiles:
 
 
 @dataclass(frozen=True)
+class WorkerFiles:
+    """The workers that one launch started on this machine: submitit's folder, private to its owner."""
+
+    folder: Path
+
+    @property
+    def launcher(self) -> Path:
+        """Which launch it is, and the process that started the workers and ends with them."""
+        return self.folder / "launcher.json"
+
+    @property
+    def stop(self) -> Path:
+        """Its appearance asks the workers to stop."""
+        return self.folder / "STOP"
+
+    @property
+    def log(self) -> Path:
+        """What a detached launcher prints."""
+        return self.folder / "launcher.log"
+
+
+@dataclass(frozen=True)
 class Layout:
     root: Path
 
@@ -138,15 +156,16 @@ class Layout:
         folder = self.root / "sweeps"
         if not folder.is_dir():
             return []
-        return [p.name for p in sorted(folder.iterdir(), key=lambda p: (p.stat().st_mtime, p.name)) if p.is_dir()]
+        launched = [p for p in folder.iterdir() if SweepFiles(p).launches()]
+        return [p.name for p in sorted(launched, key=lambda p: (p.stat().st_mtime, p.name))]
 
-    @property
-    def workers(self) -> Path:
-        return self.root / "workers"
+    def worker_pools(self) -> list[WorkerFiles]:
+        """Folders of the workers of each launch, oldest first."""
+        folder = self.root / "workers"
+        return [WorkerFiles(p) for p in sorted(folder.iterdir())] if folder.is_dir() else []
 
-    @property
-    def cache(self) -> Path:
-        return self.root / "cache"
+    def worker_pool(self, name: str) -> WorkerFiles:
+        return WorkerFiles(self.root / "workers" / name)
 
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep

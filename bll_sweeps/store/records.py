@@ -69,7 +69,7 @@ def write_jsonl_gz(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def read_jsonl_gz(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+        return _json_lines(gzip.decompress(path.read_bytes()))
     except (EOFError, gzip.BadGzipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
 
@@ -84,9 +84,14 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return _json_lines(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
+
+
+def _json_lines(data: bytes) -> list[dict[str, Any]]:
+    """One value per line, blank lines left out. str.splitlines would also cut at U+2028 and U+0085 inside a string."""
+    return [json.loads(line) for line in data.decode().split("\n") if line.strip()]
 
 
 def file_sha256(path: Path) -> str:
@@ -139,6 +144,8 @@ def write_record(attempt: Attempt, job_id: str, result: dict[str, Any], outputs:
     digests: dict[str, dict[str, Any]] = {}
     for name in outputs:
         path = attempt.output(name)
+        if not path.exists():
+            raise StoreError(f"{path} was promised as an output of {job_id} but is not there")
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 digests[file.relative_to(attempt.folder).as_posix()] = {
@@ -157,27 +164,21 @@ def publish(job: JobFiles, attempt: Attempt) -> bool:
     try:
         job.done.symlink_to(target)
     except FileExistsError:
-        return str(job.done.readlink()) == target
+        return job.done.is_symlink() and str(job.done.readlink()) == target
     fsync_folder(job.folder)
     return True
 
 
 def is_done(job: JobFiles) -> bool:
     """Whether DONE is there (one lstat; whether it can be used is `read_record`'s to say)."""
-    return job.done.is_symlink()
+    return os.path.lexists(job.done)
 
 
 def read_record(job: JobFiles) -> Record | None:
     """The job's record, None if it is not done, StoreError if what DONE points to is damaged."""
-    try:
-        target = job.done.readlink()
-    except FileNotFoundError:
+    if not is_done(job):
         return None
-    except OSError as error:
-        raise StoreError(
-            f"{job.done} is not a link to a record ({error.strerror}); `bll retry` runs its job again"
-        ) from None
-    attempt = Attempt(job.folder / target.parent)
+    attempt = _done_attempt(job)
     try:
         data = read_json(attempt.record)
     except FileNotFoundError:
@@ -189,10 +190,24 @@ def read_record(job: JobFiles) -> Record | None:
     return Record(job, attempt, data["result"], data["outputs"])
 
 
+def _done_attempt(job: JobFiles) -> Attempt:
+    """The attempt DONE points to. In a copy that followed links, DONE is a file: the attempt with the same record."""
+    if job.done.is_symlink():
+        return Attempt(job.folder / job.done.readlink().parent)
+    content = job.done.read_bytes()
+    for attempt in reversed(job.attempts()):
+        if attempt.record.exists() and attempt.record.read_bytes() == content:
+            return attempt
+    raise StoreError(f"{job.done} is the record of no attempt of {job.id}; `bll retry` runs its job again")
+
+
 def withdraw(job: JobFiles, reason: str) -> None:
     """Takes DONE back so that the job runs again; attempts stay on disk. Used by retry and --rerun-stale."""
-    write_json(
-        job.folder / f"withdrawn.{secrets.token_hex(4)}.json",
-        {"was": str(job.done.readlink()) if job.done.is_symlink() else None, "reason": reason},
-    )
-    job.done.unlink(missing_ok=True)
+    aside = job.folder / f"withdrawn.{secrets.token_hex(4)}"
+    try:
+        job.done.rename(aside)  # of two that withdraw at once, one does
+    except FileNotFoundError:
+        return
+    was = str(aside.readlink()) if aside.is_symlink() else None
+    write_json(aside.with_name(f"{aside.name}.json"), {"was": was, "reason": reason})
+    aside.unlink()

@@ -81,8 +81,9 @@ def save(
 
 
 def latest(folders: Iterable[Path]) -> Checkpoint | None:
-    """The newest complete checkpoint over all `folders` (each an attempt's), or None.
+    """The newest complete checkpoint over all `folders` (each an attempt's, the newest attempt first), or None.
 
+    Of equal steps the newest attempt's counts.
     One that is torn or differs from its digests is passed over with a warning that names it.
     """
     for step, path in _found(folders):
@@ -99,14 +100,14 @@ def latest(folders: Iterable[Path]) -> Checkpoint | None:
 
 
 def _found(folders: Iterable[Path]) -> list[tuple[int, Path]]:
-    """(step, path) of what looks like a checkpoint, newest first; of equal steps the later folder's first."""
+    """(step, path) of what looks like a checkpoint, newest first; of equal steps that of the first folder."""
     found = []
     for order, folder in enumerate(folders):
         for path in folder.iterdir() if folder.is_dir() else ():
             match = _NAME.fullmatch(path.name)
             if match:
                 found.append((int(match[1]), order, path))
-    return [(step, path) for step, _, path in sorted(found, key=lambda f: f[:2], reverse=True)]
+    return [(step, path) for step, _, path in sorted(found, key=lambda f: (-f[0], f[1]))]
 
 
 def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bll_sweeps.errors import ConfigError, StoreError
-from bll_sweeps.grid.cell import Domain
-from bll_sweeps.store.records import file_sha256
-from bll_sweeps.training.rows import Row
+from bll_sweeps.errors import ConfigError
+from bll_sweeps.grid.axes import Domain
+from bll_sweeps.training.rows import Row, question_id, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,13 +21,17 @@ log = logging.getLogger(__name__)
 class Example:
     """One training sequence. `input_ids` is (bos +) prompt + response + eos as trained; the first
     `prompt_tokens` of it are not supervised. `clean_ids` is the same with the right answer; it differs only
-    where `noisy`.
+    where `noisy`. `question` is the question_id of its text; `cut` and `clean_cut` say which of the two sequences was
+    longer than the domain allows.
     """
 
     input_ids: tuple[int, ...]
     prompt_tokens: int
     clean_ids: tuple[int, ...]
     noisy: bool
+    question: str
+    cut: bool = False
+    clean_cut: bool = False
 
 
 def load_rows(domain: Domain) -> list[Row]:
@@ -42,23 +44,15 @@ def load_rows(domain: Domain) -> list[Row]:
 
     if domain.source == "lab":
         return training_rows(domain)
-    path = Path(domain.path)
-    try:
-        digest = file_sha256(path)
-    except FileNotFoundError:
-        raise ConfigError("domain.path", domain.path, "is not a file") from None
-    if digest != domain.digest:
-        change = f"(sha256 {digest[:16]}, not {domain.digest[:16]})"
-        raise StoreError(f"{path} has changed since it was planned {change}; put it back, or launch again")
-    rows = _read_jsonl(path)
+    rows = list(read_rows(Path(domain.path), domain.digest, "domain.path").values())
     if domain.rows > len(rows):
-        raise ConfigError("domain.rows", domain.rows, f"is more than the {len(rows)} rows of {path}")
+        raise ConfigError("domain.rows", domain.rows, f"is more than the {len(rows)} rows of {domain.path}")
     return with_noise(rows[: domain.rows or None], domain.noise, domain.seed)
 
 
 def tokenize(rows: list[Row], domain: Domain, tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-    """One example per row, cut on the right at `domain.max_length` tokens; how many were cut is logged as a
-    warning.
+    """One example per row, cut on the right at `domain.max_length` tokens; each says whether it was, and how many
+    were is logged as a warning.
 
     Prompt and response are encoded apart, so that no token straddles their border; bos comes first if the
     tokenizer has one. Raises ConfigError for a row whose prompt leaves no room for a response token, and for
@@ -80,7 +74,7 @@ def tokenize(rows: list[Row], domain: Domain, tokenizer: PreTrainedTokenizerBase
             strict=True,
         )
     )
-    examples, cut = [], 0
+    examples = []
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         start = (*bos, *prompt)
         if len(start) >= domain.max_length:
@@ -89,8 +83,18 @@ def tokenize(rows: list[Row], domain: Domain, tokenizer: PreTrainedTokenizerBase
             raise ConfigError("domain.max_length", domain.max_length, problem)
         ids = (*start, *response, *eos)
         clean_ids = (*start, *clean[i], *eos) if i in clean else ids
-        cut += len(ids) > domain.max_length
-        examples.append(Example(ids[: domain.max_length], len(start), clean_ids[: domain.max_length], i in clean))
+        examples.append(
+            Example(
+                input_ids=ids[: domain.max_length],
+                prompt_tokens=len(start),
+                clean_ids=clean_ids[: domain.max_length],
+                noisy=i in clean,
+                question=question_id(rows[i].question),
+                cut=len(ids) > domain.max_length,
+                clean_cut=len(clean_ids) > domain.max_length,
+            )
+        )
+    cut = sum(example.cut for example in examples)
     if cut:
         share = f"{cut} of {len(rows)} rows ({cut / len(rows):.1%})"
         log.warning(
@@ -115,24 +119,3 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[i
     ids = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     known = dict(zip(distinct, ids, strict=True))
     return [known[text] for text in texts]
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            rows.append(_row(line, f"{path}:{number}"))
-    return rows
-
-
-def _row(line: str, place: str) -> Row:
-    try:
-        data: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(place, line[:80], f"is not JSON ({error.msg})") from None
-    if not isinstance(data, dict):
-        raise ConfigError(place, line[:80], "must be an object with question and answer")
-    for key in ("question", "answer"):
-        if not isinstance(data.get(key), str):
-            raise ConfigError(f"{place} {key}", data.get(key), "must be a string")
-    return Row(data["question"], data["answer"], data["answer"])

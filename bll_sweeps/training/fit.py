@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import torch
 from torch import Tensor
 
-from bll_sweeps.grid.cell import Objective, Recipe
+from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.objectives.family import has_survivor_count, kept
 from bll_sweeps.objectives.objective_loss import objective_loss
 from bll_sweeps.training import checkpoint
 from bll_sweeps.training.data import Example
-from bll_sweeps.training.model import check, head_weight, hidden_states, place
+from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place
 from bll_sweeps.training.packing import DataOrder, Sequences
 
 if TYPE_CHECKING:
@@ -63,12 +63,11 @@ def fit(
 ) -> FitResult:
     """Trains `model` in place and leaves it in eval mode.
 
-    checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, whose newest
+    checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, newest first, whose newest
     complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
     checkpoint carried over. on_progress(steps done, steps in all) after every step; on_row(row) for every
-    metrics row, carried-over ones included. Raises FloatingPointError, naming step, objective and learning rate, when
-    a loss or gradient
-    is not finite.
+    metrics row, carried-over ones included, with the columns of its timing row. Raises FloatingPointError, naming
+    step, objective and learning rate, when a loss or gradient is not finite.
     """
     device = _prepare(model, recipe, execution)
     sequences = Sequences.of(examples)
@@ -77,15 +76,15 @@ def fit(
     order = DataOrder(seed, len(examples), recipe)
     optimizer = make_optimizer(model, recipe)
     first, tokens, log = 0, 0, Log(metrics, timing, [], [])
-    found = checkpoint.latest([*earlier, checkpoints])
+    found = checkpoint.latest([checkpoints, *earlier])
     if found:
         found.restore(model, optimizer)
         first, tokens = found.step, found.state["tokens"]
         log = Log(metrics, timing, found.state["metrics"], found.state["timing"])
     trainer = _Trainer(model, sequences, objective, recipe, execution.micro_batch, device, optimizer)
     with deterministic(), log:
-        for row in log.metrics:
-            on_row(row)  # those from before the checkpoint too: a mirror of this attempt is then whole
+        for row, times in zip(log.metrics, log.timing, strict=True):
+            on_row(row | times)  # those from before the checkpoint too: a mirror of this attempt is then whole
         on_progress(first, total)
         for step in range(first, total):
             rate = learning_rate(recipe, step, total)
@@ -258,7 +257,7 @@ class Log:
         self._tokens += tokens
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Writes the row, and beside it the time since the last one. Returns the row."""
+        """Writes the row, and beside it the time since the last one. Returns both as one row, for a mirror."""
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         self._elapsed += seconds
@@ -272,7 +271,7 @@ class Log:
             rows.append(new)
             file.write(_line(new))
             file.flush()
-        return row
+        return row | times
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -285,22 +284,3 @@ def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution) -> to
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
     model.train()
     return device
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """Only operations that give the same bits every time; the settings before are put back.
-
-    On a GPU an operation without such a form (some attention backward passes) gives a warning instead of an error.
-    """
-    settings: Any = torch.utils.deterministic
-    fill = settings.fill_uninitialized_memory
-    before = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    settings.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
-        settings.fill_uninitialized_memory = fill

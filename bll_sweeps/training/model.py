@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +61,32 @@ def place(model: PreTrainedModel, execution: Execution) -> torch.device:
     """Sets torch's threads and moves the model to the execution's device, which is returned."""
     if torch.get_num_threads() != execution.threads:
         torch.set_num_threads(execution.threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic; read when cuBLAS starts
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`; read when cuBLAS starts
     available = torch.cuda.is_available()
     if execution.device == "cuda" and not available:
         raise ConfigError("execution.device", "cuda", "is not available here: torch sees no GPU")
     device = torch.device("cuda" if available and execution.device != "cpu" else "cpu")
     model.to(device)
     return device
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Only operations that give the same bits every time; the settings before are put back.
+
+    On a GPU an operation without such a form (some attention backward passes) gives a warning instead of an error.
+    """
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    settings.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        settings.fill_uninitialized_memory = fill
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bll_sweeps.grid.cell import Recipe
+from bll_sweeps.grid.axes import Recipe
 from bll_sweeps.training.data import Example
 
 

@@ -1,7 +1,7 @@
 """Prior strength: how probable a model finds the training targets before it is trained (paper, Eq. 5).
 
 Measured on the answers as trained and on the clean ones, which differ under label noise. Sums are kept per
-sequence, so that an interval can be had by resampling sequences.
+row with the question it asks, so that an interval can be had by resampling distinct questions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from bll_sweeps.objectives.token_logp import token_logp
 from bll_sweeps.training.data import Example
-from bll_sweeps.training.model import check, head_weight, hidden_states
+from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states
 from bll_sweeps.training.packing import Sequences
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class PriorResult:
     """`as_trained` and `clean`: {"mean_p", "tokens", "sequences", "quantiles", "share_above_0.55", "nll"},
     over tokens.
 
-    `sequences`: per training row {"row", "tokens", "sum_p", "clean_tokens", "clean_sum_p", "noisy"}.
+    `sequences`: per training row {"row", "question", "tokens", "sum_p", "clean_tokens", "clean_sum_p", "noisy"};
+    `question` is the question_id of its text, since small tasks repeat their questions.
     """
 
     as_trained: dict[str, Any]
@@ -57,7 +58,8 @@ def measure(
     both = [(e.input_ids, e.prompt_tokens) for e in examples]
     both += [(examples[i].clean_ids, examples[i].prompt_tokens) for i in noisy]
     distinct = {sequence: i for i, sequence in enumerate(dict.fromkeys(both))}
-    logps = _token_logps(model, list(distinct), batch, on_progress)
+    with deterministic():
+        logps = _token_logps(model, list(distinct), batch, on_progress)
     found = [logps[distinct[sequence]] for sequence in both]
     as_trained, clean = found[: len(examples)], found[: len(examples)]
     for i, logp in zip(noisy, found[len(examples) :], strict=True):
@@ -66,6 +68,7 @@ def measure(
     sequences = [
         {
             "row": i,
+            "question": example.question,
             "tokens": len(as_trained[i]),
             "sum_p": float(np.exp(as_trained[i]).sum()),
             "clean_tokens": len(clean[i]),

@@ -37,11 +37,10 @@ class LocalLauncher(Launcher):
         declared = declare(composed.name, resolve_cells(composed.cells), sys.argv, rerun_stale=self._rerun_stale)
         status = run_declared(declared, options)
         bad = {job.id for job in status.jobs if job.state in ("failed", "blocked", "damaged")}
-        by_overrides = {cell.cell.overrides: cell for cell in declared.plan.cells}
+        jobs_of = {cell.cell.overrides: set(cell.ids().values()) for cell in declared.plan.cells}
         returns = []
-        for overrides in job_overrides:
-            cell = by_overrides.get(tuple(overrides))  # None: the same cell as another one
-            failed = [job_id for job_id in (cell.ids().values() if cell else ()) if job_id in bad]
+        for overrides, cell in zip(job_overrides, composed.cells, strict=True):
+            failed = jobs_of.get(cell.overrides, set()) & bad  # none of its own: the same cell as another one
             ret = JobReturn(overrides=list(overrides), status=JobStatus.FAILED if failed else JobStatus.COMPLETED)
             ret.return_value = JobsFailed(status.verdict()) if failed else None
             returns.append(ret)

@@ -1,7 +1,8 @@
 """Exact match: the answer is right if it is the gold answer, blanks at its ends aside.
 
-A grader is a module with NAME, VERSION and grade(); scores are kept under `<NAME>-v<VERSION>`. Raise VERSION with any
-change of a verdict: stored generations are then graded again, without generating them again.
+A grader is a module with NAME, VERSION and grade(). Scores are kept under `<NAME>-v<VERSION>`: raise VERSION with any
+change of a verdict, so that old and new ones are never mixed. Generations are stored too, and scores.score_rows can
+grade them again.
 """
 
 from __future__ import annotations

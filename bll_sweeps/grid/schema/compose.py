@@ -64,7 +64,7 @@ class Composer:
         """Compares `n` randomly drawn (overrides, config) with Hydra's composition; a difference is a bug, said
         loudly.
         """
-        for overrides, config in random.Random(len(cells)).sample(list(cells), min(n, len(cells))):
+        for overrides, config in random.sample(list(cells), min(n, len(cells))):
             if self.factorised and not same(self.whole(overrides), config):
                 raise AssertionError(
                     f"factorised composition differs from Hydra's for {' '.join(overrides)}; please report this"

@@ -1,6 +1,6 @@
 """The typed root of the configuration: Hydra rejects a misspelt key or a wrong type against it.
 
-Its classes are made from the frozen values of grid/cell.py and grid/settings.py, so that a field is declared once:
+Its classes are made from the frozen values of grid/axes.py and grid/settings.py, so that a field is declared once:
 Hydra needs mutable dataclasses without Literal or tuple types, the values must be frozen; closed vocabularies and
 ranges are checked when the values are built (grid/build.py).
 """
@@ -18,15 +18,15 @@ from typing import Any, Literal, Optional, Union
 from omegaconf import MISSING
 
 from bll_sweeps.errors import UsageError
-from bll_sweeps.grid import cell, settings
+from bll_sweeps.grid import axes, settings
 
 # The axes of a cell and how it runs, as top-level keys of conf/cell.yaml.
 AXES: dict[str, type] = {
-    "objective": cell.Objective,
-    "backbone": cell.Backbone,
-    "domain": cell.Domain,
-    "benchmark": cell.Benchmark,
-    "recipe": cell.Recipe,
+    "objective": axes.Objective,
+    "backbone": axes.Backbone,
+    "domain": axes.Domain,
+    "benchmark": axes.Benchmark,
+    "recipe": axes.Recipe,
 }
 SETTINGS: dict[str, type] = {"execution": settings.Execution, "tracker": settings.Tracker}
 
@@ -36,7 +36,7 @@ class Lab:
     """Definitions of the lab's tasks; backbones (exposure) and domains (task) name them."""
 
     name: str
-    tasks: dict[str, cell.LabTask]
+    tasks: dict[str, axes.LabTask]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Paths:
 
 def conf_dir() -> Path:
     """conf/ of the checkout, or its copy inside the installed package."""
-    package = Path(cell.__file__).parents[1]
+    package = Path(axes.__file__).parents[1]
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "cell.yaml").is_file():
             return folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bll_sweeps.errors import ConfigError, UsageError
 from bll_sweeps.grid.schema.compose import Composer, Plain
+
+_PLAIN = re.compile(r"[\w./+-]+")  # needs no quotes in Hydra's grammar
+_SWEEP = re.compile(r"(glob|range|choice|interval|shuffle|sort)\(")
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,9 @@ def _is_launch_option(override: Override) -> bool:
 def _grid_overrides(parser: OverridesParser, grid: dict[str, Any]) -> list[Override]:
     texts = []
     for key, value in grid.items():
-        if isinstance(value, (list, tuple)):
-            if not value:
-                raise ConfigError(
-                    f"hydra.sweeper.grids.{key}", value, "has no values: a grid needs at least one per axis"
-                )
-            value = ",".join(map(_text, value))
-        texts.append(f"{key}={_text(value)}")
+        if isinstance(value, (list, tuple)) and not value:
+            raise ConfigError(f"hydra.sweeper.grids.{key}", value, "has no values: a grid needs at least one per axis")
+        texts.append(f"{key}={','.join(map(_text, value)) if isinstance(value, (list, tuple)) else _text(value)}")
     return _parse(parser, texts)
 
 
@@ -104,7 +104,10 @@ def _text(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_text, value)) + "]"
-    return str(value)
+    text = str(value)
+    if isinstance(value, str) and not _PLAIN.fullmatch(text) and not _SWEEP.match(text):
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return text
 
 
 def _values(override: Override) -> list[str]:

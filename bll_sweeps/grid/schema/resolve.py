@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bll_sweeps.errors import ConfigError, one_of
+from bll_sweeps.grid.axes import Backbone, Benchmark, Domain, LabTask, Objective, Recipe
 from bll_sweeps.grid.build import build
-from bll_sweeps.grid.cell import Backbone, Benchmark, Cell, Domain, LabTask, Objective, Recipe
+from bll_sweeps.grid.cell import Cell
+from bll_sweeps.grid.digest import directory_digest
 from bll_sweeps.grid.schema.config import Lab, Paths
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.store.records import file_sha256
@@ -78,51 +77,32 @@ class Resolver:
         if cls is Backbone and data["source"] == "lab":
             return data | {"tasks": _plain_tasks(tasks)}
         if cls is Backbone and data.get("path"):
-            return data | {"digest": directory_digest(Path(data["path"]), "backbone.path")}
+            return data | {"digest": _digest(directory_digest, data["path"], "backbone.path")}
         if cls is Domain and data["source"] == "lab":
             known = _plain_tasks(tasks)
             if data["task"] not in known:
                 raise ConfigError("domain.task", data["task"], one_of(known, data["task"]))
             return data | {"lab": known[data["task"]]}
         if cls is Domain and data.get("path"):
-            return data | {"digest": data_digest(Path(data["path"]), "domain.path")}
+            return data | {"digest": _digest(file_sha256, data["path"], "domain.path")}
         if cls is Benchmark:
             data = data | {"task_digest": self._task_digest(data["task"])}
-            return data | {"digest": data_digest(Path(data["path"]), "benchmark.path")} if data.get("path") else data
+            return data | {"digest": _digest(file_sha256, data["path"], "benchmark.path")} if data.get("path") else data
         return data
 
 
 def _plain_tasks(tasks: dict[str, LabTask] | None) -> dict[str, Any]:
-    from bll_sweeps.grid.cell import to_plain
+    from bll_sweeps.grid.axes import to_plain
 
     return {name: to_plain(task) for name, task in (tasks or {}).items()}
 
 
 @cache
-def data_digest(path: Path, key: str) -> str:
-    """sha256 of a data file; ConfigError naming `key` if it cannot be read."""
+def _digest(digest: Callable[[Path], str], path: str, key: str) -> str:
+    """Once per path of a launch; ConfigError naming `key` for what cannot be read."""
     try:
-        return file_sha256(path)
+        return digest(Path(path))
     except OSError as error:
-        raise ConfigError(key, str(path), f"cannot be read ({error.strerror})") from None
-
-
-@cache
-def directory_digest(path: Path, key: str) -> str:
-    """Digest of a model directory without reading its weights: file names, sizes, safetensors headers, small files
-    whole.
-    """
-    if not (path / "config.json").is_file():
-        raise ConfigError(key, str(path), "is not a model directory: it holds no config.json")
-    rows = []
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        rows.append([file.relative_to(path).as_posix(), file.stat().st_size, _header_digest(file)])
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _header_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        if file.suffix == ".safetensors":
-            (length,) = struct.unpack("<Q", stream.read(8))
-            return hashlib.sha256(stream.read(min(length, 100_000_000))).hexdigest()
-        return hashlib.sha256(stream.read(16_000_000)).hexdigest()
+        raise ConfigError(key, path, f"cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(key, path, str(error)) from None

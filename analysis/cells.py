@@ -1,0 +1,160 @@
+"""From a sweep's manifests to its distinct cells: their names, their variants, their decodings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.reading import Reader
+from bll_sweeps.errors import StoreError, UsageError, one_of
+from bll_sweeps.store.layout import Layout, SweepFiles
+from bll_sweeps.store.records import read_json
+
+AXES = ("objective", "backbone", "domain", "benchmark", "recipe", "seed")
+# Overrides that say how and where a cell runs make no other variant of it, nor does the choice of an axis.
+_PLACES = {"sweep", "execution", "tracker", "paths", "hydra"}
+
+
+@dataclass
+class ManifestCell:
+    """One cell of a manifest."""
+
+    labels: dict[str, Any]
+    overrides: list[str]
+    jobs: dict[str, str | None]
+    launch: int
+    primary: (
+        str  # the decoding that stands for the benchmark, as this launch says (the spec has the first launch's word)
+    )
+    variant: str = ""
+    decodings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def job(self, kind: str) -> str:
+        return self.jobs.get(kind) or ""
+
+
+def find_sweep(layout: Layout, sweep: str | None) -> SweepFiles:
+    names = layout.sweeps()
+    if not names:
+        raise UsageError(f"{layout.root} holds no sweep; `bll launch` makes one, --source names another run root")
+    if sweep is None:
+        sweep = names[-1]
+    if sweep not in names:
+        raise UsageError(f"sweep={sweep!r} {one_of(names, sweep)}")
+    return layout.sweep(sweep)
+
+
+def read_manifests(files: SweepFiles, launch: int | None, every_launch: bool) -> list[dict[str, Any]]:
+    numbers = files.launches()
+    if not numbers:
+        raise UsageError(f"sweep {files.name} has no launch yet")
+    if launch is not None and launch not in numbers:
+        raise UsageError(f"launch={launch} {one_of(map(str, numbers), launch)}")
+    wanted = numbers if every_launch else [numbers[-1] if launch is None else launch]
+    manifests = [read_json(files.manifest(number)) for number in wanted]
+    for number, manifest in zip(wanted, manifests, strict=True):
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("cells"), list):
+            raise StoreError(
+                f"{files.manifest(number)} is not a manifest; `bll launch sweep={files.name}` writes a new one"
+            )
+    return manifests
+
+
+def distinct_cells(manifests: list[dict[str, Any]]) -> list[ManifestCell]:
+    """The distinct cells of the manifests. A cell whose jobs changed from one launch to a later one is two variants."""
+    found: dict[tuple[str, str], ManifestCell] = {}
+    for manifest in manifests:
+        for data in manifest["cells"]:
+            cell = ManifestCell(
+                dict(data["labels"]), list(data["overrides"]), data["jobs"], manifest["launch"], data["primary"]
+            )
+            suffix = _objective_suffix(cell)
+            if suffix:
+                cell.labels["objective"] = f"{cell.labels['objective']}({suffix})"
+            cell.variant = _variant(cell)
+            found[_name(cell), cell.job("evaluate")] = cell
+    by_name: dict[str, list[ManifestCell]] = {}
+    for cell in found.values():
+        by_name.setdefault(_name(cell), []).append(cell)
+    for cells in by_name.values():
+        newest = max(cell.launch for cell in cells)
+        for cell in cells:
+            if cell.launch < newest:
+                cell.variant = ", ".join(filter(None, [cell.variant, f"as of launch {cell.launch}"]))
+    _name_recipes(list(found.values()))
+    return list(found.values())
+
+
+def _name(cell: ManifestCell) -> str:
+    return json.dumps([cell.labels, cell.variant], sort_keys=True)
+
+
+def _objective_suffix(cell: ManifestCell) -> str:
+    """The overrides of the objective that its name does not tell: `power-0.3` needs no second `alpha=0.3`."""
+    name = str(cell.labels["objective"])
+    told = {"name": name, "alpha": _plain_number(name.partition("-")[2])}
+    settings = {
+        key.removeprefix("objective."): value for key, value in _overrides(cell) if key.startswith("objective.")
+    }
+    return ", ".join(sorted(f"{key}={value}" for key, value in settings.items() if told.get(key) != value))
+
+
+def _variant(cell: ManifestCell) -> str:
+    """The cell's overrides other than axis choices and those of its objective; label noise first."""
+    kept, noise = [], {}
+    for key, value in _overrides(cell):
+        if key.startswith("domain.noise."):
+            noise[key] = value
+        elif not key.startswith("objective."):
+            kept.append(f"{key}={value}")
+    noise_text = " ".join(["noise", *(noise[key] for key in sorted(noise))]) if noise else ""
+    return ", ".join(filter(None, [noise_text, *sorted(kept)]))
+
+
+def _overrides(cell: ManifestCell) -> list[tuple[str, str]]:
+    """(key, value) of the overrides that say what the cell is; 1e-4 and 0.0001 are one value."""
+    out = []
+    for override in cell.overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in AXES and key.replace("/", ".").split(".")[0] not in _PLACES:
+            out.append((key, _plain_number(value)))
+    return out
+
+
+def _plain_number(text: str) -> str:
+    """Numbers in one notation, other texts as they are."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+
+
+def _name_recipes(cells: list[ManifestCell]) -> None:
+    """Where a point was trained with several recipes, the recipe is part of the variant."""
+    recipes: dict[tuple[str, ...], set[str]] = {}
+    for cell in cells:
+        if cell.job("train"):
+            recipes.setdefault(_point_key(cell), set()).add(cell.labels["recipe"])
+    for cell, key in [(cell, _point_key(cell)) for cell in cells]:
+        if len(recipes.get(key, ())) > 1:
+            cell.variant = ", ".join(filter(None, [cell.variant, f"recipe={cell.labels['recipe']}"]))
+
+
+def _point_key(cell: ManifestCell) -> tuple[str, ...]:
+    return cell.labels["backbone"], cell.labels["domain"], cell.labels["benchmark"], cell.variant
+
+
+def spread_decodings(cells: list[ManifestCell], reader: Reader) -> None:
+    """Which decodings each cell has: from its spec, or from another cell of the same benchmark."""
+    known: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in cells:
+        spec = reader.spec(cell.job("evaluate"))
+        if spec:
+            benchmark = spec["job"]["benchmark"]
+            names = sorted(benchmark["decodings"], key=lambda name: (name != cell.primary, name))
+            cell.decodings = {name: {**benchmark["decodings"][name], "primary": name == cell.primary} for name in names}
+            known.setdefault(cell.labels["benchmark"], cell.decodings)
+    for cell in cells:
+        cell.decodings = cell.decodings or known.get(cell.labels["benchmark"], {"": {"primary": True}})
