@@ -2,8 +2,8 @@
 
     python bench/train_step.py [--steps 60] [--rounds 3]
 
-Bare: transformers' model with its own cross entropy over all logits, AdamW, clipping; no statistics or checkpoints.
-Ours: bll_sweeps.training.fit as jobs call it (statistics every 10 steps, a checkpoint every 50), for several objectives.
+Bare: the model with its own cross entropy over all logits, AdamW, clipping; no statistics or checkpoints.
+Ours: bll_sweeps.training.fit as jobs call it (statistics every 10 steps, a checkpoint every 50), for four objectives.
 Both train the lab's model on the same rows in the same order on one thread; rounds alternate, the median ratio counts.
 """
 
