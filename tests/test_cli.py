@@ -99,6 +99,7 @@ def test_the_plan_of_the_lab_counts_jobs_by_kind_and_trains_less_than_it_has_cel
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_only_says_where_or_how_changes_no_id(bll: Bll, tmp_path: Path) -> None:
     def ids(*overrides: str) -> set[str]:
         from bll_sweeps.cli import _composed, _hydra

@@ -63,6 +63,7 @@ def _run_mode() -> Any:
     return RunMode.MULTIRUN
 
 
+@pytest.mark.slow
 # Compositions are slow, so failing draws are not shrunk: they are short to begin with.
 @settings(
     max_examples=60,
@@ -121,6 +122,7 @@ def test_the_check_at_launch_notices_a_difference(composer: Composer) -> None:
     assert same({"x": float("nan")}, {"x": float("nan")})
 
 
+@pytest.mark.slow
 def test_every_choice_of_the_tree_composes(composer: Composer) -> None:
     for file in sorted(conf_dir().rglob("*.yaml")):
         group = file.parent.relative_to(conf_dir()).as_posix()
