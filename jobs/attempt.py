@@ -6,6 +6,7 @@ Whoever calls holds the job's claim. The result counts only if the claim is stil
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import random
@@ -48,6 +49,7 @@ def run_attempt(layout: Layout, job_id: str, claim: Claim, attempt: Attempt) -> 
         prepare(spec)
         provenance = _provenance(spec, started)
         write_json(attempt.provenance, provenance)
+        log.info("%s, attempt %d: %s", job_id, attempt.number, ", ".join(f"{k}={v}" for k, v in spec.labels.items()))
         outcome = importlib.import_module(RUN[spec.job.kind]).run(spec.job, JobContext(layout, spec, attempt))
         write_record(attempt, job_id, outcome.result, outcome.outputs)
         finished = {
@@ -63,6 +65,7 @@ def run_attempt(layout: Layout, job_id: str, claim: Claim, attempt: Attempt) -> 
         if not publish(files, attempt):
             log.warning("%s was already done; this attempt's result is left unused", job_id)
         _remove_leftovers(files)
+        log.info("%s: done in %.1f s: %s", job_id, time.time() - started, json.dumps(outcome.result))
     except BaseException as error:
         record_failure(attempt, error)
         raise

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.cell import TrainJob
 from jobs import Result
 from jobs.context import JobContext
+
+log = logging.getLogger("bll")
+_LINE = "step %d: objective %.4f, nll %.4f, mean p %.4f, kept %.3f"
 
 
 def run(job: TrainJob, context: JobContext) -> Result:
@@ -36,6 +40,11 @@ def fit_and_save(
 
     attempt = context.attempt
     with context.tracked() as run:
+
+        def on_row(row: dict[str, Any]) -> None:
+            run.log(row)
+            log.info(_LINE, row["step"], row["objective"], row["nll"], row["mean_p"], row["kept_fraction"])
+
         fitted = fit(
             model,
             examples,
@@ -48,7 +57,7 @@ def fit_and_save(
             metrics=attempt.output("metrics.jsonl"),
             timing=attempt.output("timing.jsonl"),
             on_progress=context.progress_of("steps"),
-            on_row=run.log,
+            on_row=on_row,
         )
         save_model(model, tokenizer, attempt.output("model"))
         parameters = sum(p.numel() for p in model.parameters())
