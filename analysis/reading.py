@@ -80,6 +80,11 @@ class Reader:
         record = self.record(job_id)
         return "" if record is None else str(record.result["grader"])
 
+    def seen_in_training(self, job_id: str) -> float:
+        """How many of the benchmark's questions are in the training set; nan where the record does not tell."""
+        record = self.record(job_id)
+        return _told(record.result, "seen_in_training") if record else math.nan
+
     def length_limited(self, job_id: str, decoding: str) -> float:
         """Evaluate job: share of a decoding's generations that ran into max_new_tokens; nan where that is not told."""
         record = self.record(job_id)

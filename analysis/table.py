@@ -67,7 +67,11 @@ class Results:
 
     @property
     def warnings(self) -> list[str]:
-        """What limits sound results: training rows that were cut, generations that ran into the token limit."""
+        """What limits sound results: training rows that were cut, generations that ran into the token limit, benchmark
+        questions that were trained on.
+        """
+        known = self.cells[self.cells["seen_in_training"] > 0]
+        seen = known.groupby("point", sort=False)["seen_in_training"].max()
         cut = self.cells[self.cells["rows_cut"] > 0].groupby("point", sort=False)["rows_cut"].max()
         long = self.cells[self.cells["length_limited"] > 0]
         shares = long.groupby(long["point"] + " " + long["decoding"], sort=False)["length_limited"].max()
@@ -76,6 +80,9 @@ class Results:
             *_warning(
                 "generations ran into max_new_tokens",
                 [f"{where} (up to {100 * share:.2g} %)" for where, share in shares.items()],
+            ),
+            *_warning(
+                "benchmark questions are in the training set", [f"{point} ({n:.0f})" for point, n in seen.items()]
             ),
         ]
 
@@ -110,6 +117,7 @@ class _Row:
     grader: str = ""
     length_limited: float = math.nan  # share of the generations that ran into max_new_tokens
     rows_cut: float = math.nan  # training rows that were cut to max_length
+    seen_in_training: float = math.nan  # benchmark questions that are in the training set
     prior_clean: float = math.nan
     prior_clean_low: float = math.nan
     prior_clean_high: float = math.nan
@@ -184,6 +192,7 @@ def _rows(cell: ManifestCell, reader: Reader) -> list[_Row]:
         if scores is not None and name in scores:
             _fill(row, scores[name])
             row.grader, row.length_limited = reader.grader(row.evaluate), reader.length_limited(row.evaluate, name)
+            row.seen_in_training = reader.seen_in_training(row.evaluate)
         rows.append(row)
     return rows
 

@@ -268,10 +268,17 @@ def _logs(args: argparse.Namespace) -> int:
 def _retry(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster.launch import reopen
     from bll_sweeps.cluster.local import LocalOptions, run_declared
+    from bll_sweeps.cluster.status import live_pools
 
     layout = _layout(args)
     declared, ids = reopen(layout, _sweep(args, layout))
+    if not ids:
+        print(f"{declared.sweep}: nothing has failed or is damaged (`bll launch` goes on with what is left)")
+        return DONE
     print(f"{declared.sweep}: {len(ids)} failed or damaged jobs are run again", flush=True)
+    if live_pools(layout, declared.sweep):
+        print(f"{declared.sweep}: the workers of a running launch take them up; `bll wait {declared.sweep}` waits")
+        return DONE
     status = run_declared(declared, LocalOptions())
     return _ended(status)
 
@@ -300,10 +307,11 @@ def _wait(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.status import live_pools
+    from bll_sweeps.cluster.status import live_pools, read_manifest
 
     layout = _layout(args)
     sweep = _sweep(args, layout)
+    read_manifest(layout, sweep)  # an unknown name is an error
     pools = live_pools(layout, sweep)
     if pools is None:
         raise UsageError(f"sweep={sweep!r} was launched on another machine: cancel it there")

@@ -40,6 +40,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
         ("backbone=glob(zzz*)", ["backbone=glob(zzz*)", "matches nothing"]),
         ("objective=nll,", ["objective=nll,", "KEY=VALUE"]),
         ("hydra.launcher.workers=-1", ["hydra.launcher.workers=-1", "must be >= 0"]),
+        ("sweep=lab,smoke", ["sweep='lab,smoke'", "must name one sweep"]),
         ("--no-such-option", ["--no-such-option"]),
     ],
 )
@@ -51,6 +52,17 @@ def test_bad_input_is_one_line_and_starts_nothing(bll: Bll, tmp_path: Path, over
         assert needle in done.stderr
     assert not (tmp_path / "runs" / "jobs").exists()
     assert not (tmp_path / "runs" / "sweeps").exists()
+
+
+def test_a_misspelt_key_in_a_choice_of_ones_own_is_named_with_its_file(bll: Bll, tmp_path: Path) -> None:
+    choice = tmp_path / "conf" / "objective" / "odd.yaml"
+    choice.parent.mkdir(parents=True)
+    choice.write_text("name: odd\nfamily: power\nalpa: 2.0\n")
+    done = bll("launch", "objective=odd", env={"BLL_CONF": str(tmp_path / "conf")})
+    assert done.returncode == 2
+    assert "objective/odd" in done.stderr
+    assert "alpa is unknown; did you mean 'alpha'?" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_benchmark_whose_domain_does_not_exist_is_named(bll: Bll, tmp_path: Path) -> None:

@@ -17,26 +17,25 @@ from bll_sweeps.store.records import read_record
 
 
 def show(layout: Layout, text: str) -> str:
-    """What is known of the job or, for `objective,backbone,benchmark`, of the jobs of that cell of the last sweep."""
+    """What is known of the job or, for `objective,backbone,benchmark`, of the jobs of that cell."""
     if "," in text:
         return "\n\n".join(_job(layout.job(job_id)) for job_id in _cell_jobs(layout, text.split(",")))
     return _job(layout.job(find_job(layout, text)))
 
 
 def _cell_jobs(layout: Layout, words: list[str]) -> list[str]:
-    manifest = read_manifest(layout, last_sweep(layout))
-    cells = [cell for cell in manifest["cells"] if set(words) <= set(map(str, cell["labels"].values()))]
-    if not cells:
-        raise UsageError(
-            f"cell={','.join(words)!r} is none of the {len(manifest['cells'])} cells of {manifest['sweep']}"
-        )
-    if len(cells) > 1:
-        names = "; ".join(",".join(map(str, cell["labels"].values())) for cell in cells[:4])
-        raise UsageError(
-            f"cell={','.join(words)!r} is ambiguous: {len(cells)} cells of {manifest['sweep']} "
-            f"have these names ({names} ...)"
-        )
-    return [job_id for kind in KINDS if (job_id := cells[0]["jobs"][kind])]
+    """Jobs of the one cell that has all `words` among its names, in the newest sweep that has such a cell."""
+    last_sweep(layout)  # complains if there is none
+    for sweep in reversed(layout.sweeps()):
+        cells = [c for c in read_manifest(layout, sweep)["cells"] if set(words) <= set(map(str, c["labels"].values()))]
+        if len(cells) > 1:
+            names = "; ".join(",".join(f"{k}={v}" for k, v in c["labels"].items()) for c in cells[:3])
+            raise UsageError(
+                f"cell={','.join(words)!r} is ambiguous: {len(cells)} cells of {sweep} have these names: {names}"
+            )
+        if cells:
+            return [job_id for kind in KINDS if (job_id := cells[0]["jobs"][kind])]
+    raise UsageError(f"cell={','.join(words)!r} is in none of the sweeps {', '.join(layout.sweeps())}")
 
 
 def _job(files: JobFiles) -> str:

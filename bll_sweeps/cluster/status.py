@@ -174,17 +174,18 @@ class SweepStatus:
         )
 
     def eta_s(self, workers: int) -> float | None:
-        """Seconds to go, from the mean duration of each kind so far; None before any job has ended."""
-        every = [s for seconds in self.seconds.values() for s in seconds]
-        if not every or not workers:
-            return None
+        """Seconds to go, from the mean duration of each kind so far; None before one of each kind has ended."""
         left = 0.0
         for job in self.jobs:
-            known = self.seconds.get(job.kind) or every
+            if job.state not in ("pending", "running"):
+                continue
+            known = self.seconds.get(job.kind)
+            if not known or not workers:
+                return None
             mean = sum(known) / len(known)
             if job.state == "pending":
                 left += mean
-            elif job.state == "running":
+            else:
                 left += mean * (1 - job.done / job.total if job.total else 0.5)
         return left / workers
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -32,5 +33,6 @@ class GridSweeper(Sweeper):
         cells = composed_cells(self._context.config_loader, self._config, arguments)
         returned = self._launcher.launch(cells, initial_job_idx=0)
         for job in returned:
-            _ = job.return_value  # raises what a failed job raised, so that the exit code tells
+            if job.status == JobStatus.FAILED:
+                raise job._return_value  # as .return_value does, less its line on stderr
         return [returned]

@@ -50,7 +50,12 @@ def expand(
 
     Raises UsageError for an axis without values (a glob that matches nothing) and for overrides that do not parse.
     """
-    own = [o for o in _parse(parser, arguments) if not _is_launch_option(o)]
+    given = _parse(parser, arguments)
+    for override in given:
+        if override.key_or_group == "sweep" and override.is_sweep_override():
+            problem = "must name one sweep; a union of grids is a sweep file of its own, with the grids of both"
+            raise ConfigError("sweep", (override.input_line or "").partition("=")[2], problem)
+    own = [o for o in given if not _is_launch_option(o)]
     axes = [_values(o) for o in own]
     replaced = {o.get_key_element() for o in own}
     cells: dict[tuple[str, ...], None] = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from bll_sweeps.errors import one_of
+from bll_sweeps.grid.schema.config import AXES, SETTINGS, schema_of
 
 _TYPES = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}
 
@@ -26,7 +28,17 @@ def one_line(error: Exception) -> str:
         return f"{group}={name!r} {one_of(found.options, name)}"
     if isinstance(found, OmegaConfBaseException) and found.full_key:
         return _about_key(found)
-    return _joined(error)
+    return _in_a_choice_file(_joined(error)) or _joined(error)
+
+
+def _in_a_choice_file(text: str) -> str | None:
+    """Hydra names only key and class of a misspelt key in a user's file: the choices come from the class."""
+    found = re.search(r"In '(\S+)': .*Key '([^']+)' not in '(\w+)Config'", text)
+    classes = (*AXES.values(), *SETTINGS.values())
+    fields = {cls.__name__: [f.name for f in dataclasses.fields(schema_of(cls))] for cls in classes}
+    if not found or found[3] not in fields:
+        return None
+    return f"{found[1]}.yaml: {found[2]} {one_of(fields[found[3]], found[2])}"
 
 
 def _about_key(error: OmegaConfBaseException) -> str:
