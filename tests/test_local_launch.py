@@ -93,6 +93,14 @@ def test_a_second_launch_of_the_same_grid_runs_nothing(copy: Path, bll: Bll) -> 
     assert attempts(copy) == before
 
 
+def test_retry_runs_nothing_where_nothing_has_failed(copy: Path, bll: Bll) -> None:
+    before = attempts(copy)
+    done = bll("retry")
+    assert done.returncode == 0
+    assert "nothing has failed or is damaged" in done.stdout
+    assert attempts(copy) == before
+
+
 def test_a_changed_grid_runs_only_what_is_new(copy: Path, bll: Bll) -> None:
     before = attempts(copy)
     assert bll("launch", *SWEEP, "objective=base,nll,p10").returncode == 0
