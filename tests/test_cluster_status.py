@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bll_sweeps.cluster.launch import clear_failure
-from bll_sweeps.cluster.status import failure, job_state, last_sweep, live_pools
+from bll_sweeps.cluster.status import JobStatus, SweepStatus, failure, job_state, last_sweep, live_pools
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.claims import acquire, owner
 from bll_sweeps.store.layout import JobFiles, Layout
@@ -95,6 +95,19 @@ def test_a_pool_of_workers_is_live_as_long_as_its_launcher(tmp_path: Path) -> No
     assert live_pools(layout, "lab") == []
     assert owner()["pid"] == os.getpid()
     assert owner()["host"] == socket.gethostname()
+
+
+def test_an_estimate_needs_a_worker_and_a_finished_job_of_each_kind_that_is_left() -> None:
+    def status(*jobs: JobStatus) -> SweepStatus:
+        return SweepStatus("lab", 1, "", 1, list(jobs), {"train": [10.0, 20.0]})
+
+    done, running = JobStatus("a", "train", "done"), JobStatus("b", "train", "running", done=1, total=3)
+    pending, other = JobStatus("c", "train", "pending"), JobStatus("d", "evaluate", "pending")
+    assert status(done, running, pending).eta_s(2) == pytest.approx((15 * 2 / 3 + 15) / 2)
+    assert status(done, pending, other).eta_s(2) is None
+    assert status(pending).eta_s(0) is None
+    assert status(done).eta_s(0) is None
+    assert status(done).eta_s(2) == 0
 
 
 def test_a_sweep_whose_launch_died_before_its_manifest_is_not_the_last_one(tmp_path: Path) -> None:

@@ -175,12 +175,14 @@ class SweepStatus:
 
     def eta_s(self, workers: int) -> float | None:
         """Seconds to go, from the mean duration of each kind so far; None before one of each kind has ended."""
+        if not workers:
+            return None
         left = 0.0
         for job in self.jobs:
             if job.state not in ("pending", "running"):
                 continue
             known = self.seconds.get(job.kind)
-            if not known or not workers:
+            if not known:
                 return None
             mean = sum(known) / len(known)
             if job.state == "pending":
