@@ -4,7 +4,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast check format clean
+.PHONY: help venv demo test test-fast test-cluster check format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,17 +14,20 @@ TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(STAMP) ## the lab sweep on this machine, then its report (the last line is its path)
 	@$(BIN)/bll launch sweep=lab
 	@$(BIN)/bll report lab
 
-test: $(STAMP) ## all tests
+test: $(STAMP) ## all tests (those on a real SLURM are skipped without its packages or root)
 	@$(PYTEST)
 
 test-fast: $(STAMP) ## the tests that take seconds
 	@$(PYTEST) -m "not slow"
+
+test-cluster: $(STAMP) ## the tests on a real SLURM, as root (tests/cluster/local-slurm install)
+	@BLL_REQUIRE_SLURM=1 $(PYTEST) tests/cluster
 
 check: $(STAMP) ## lint, formatting, types
 	@$(BIN)/ruff check .

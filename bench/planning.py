@@ -18,7 +18,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bll_sweeps.cli import _hydra
-from bll_sweeps.cluster.launch import plan_cells, resolve_cells
+from bll_sweeps.cluster.launch import prepare, resolve_cells
 from bll_sweeps.grid.schema.grids import _composer, compose_cells, expand
 
 OBJECTIVES = "nll,p,p10,p0.1,p0.5,p_above,logp_above,logp_below,unlikelihood"
@@ -47,7 +47,7 @@ def measure(hydra: Any, seeds: int, stock: int) -> str:
         composer = _composer(loader, config)
         composed = compose_cells(composer, overrides)
         composed_at = time.perf_counter()
-        _, plan = plan_cells(resolve_cells(composed))
+        plan = prepare(resolve_cells(composed)).plan
         ended = time.perf_counter()
     fresh = _composer(loader, config)
     sample = random.Random(0).sample(overrides, min(stock, len(overrides)))

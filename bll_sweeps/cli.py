@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +68,17 @@ def _launching(commands: Any) -> None:
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides; commas make axes")
     sub.add_argument("--detach", action="store_true", help="return at once, leave the workers running")
     sub.add_argument("--rerun-stale", action="store_true", help="also run again what other code made")
-    sub = _command(commands, "plan", _plan, "Show what a launch would run; submits nothing.")
+    sub.add_argument("--canary", action="store_true", help="run one cell first, the rest only if it succeeds")
+    sub.add_argument("--yes", action="store_true", help="do not ask, however many GPU-hours it takes")
+    sub = _command(commands, "plan", _plan, "Show what a launch would run and cost; submits nothing.")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for launch")
     sub.add_argument("--json", action="store_true")
+    help_ = "GPUs (workers, where jobs need none) for the expected makespan"
+    sub.add_argument("--gpus", type=_at_least_one, default=0, metavar="N", help=help_)
     _on_sweep(commands, "retry", _retry, "Run failed and damaged jobs of a sweep again, and what they blocked.")
-    _on_sweep(commands, "cancel", _cancel, "Stop the workers of a sweep; nothing is lost.")
-    _on_job(commands, "run", _run, "Run one job here, in the foreground.")
+    sub = _on_root(commands, "cancel", _cancel, "Stop a sweep, or one job of it; nothing is lost.")
+    sub.add_argument("sweep", nargs="?", metavar="SWEEP|JOB", help="default: the sweep launched last")
+    _on_job(commands, "run", _run, "Run one job here, in the foreground; also inside salloc.")
 
 
 def _looking(commands: Any) -> None:
@@ -87,12 +92,25 @@ def _looking(commands: Any) -> None:
     sub.add_argument("job", metavar="CELL|JOB", help=either)
     sub = _on_job(commands, "logs", _logs, "The log of a job's last attempt.")
     sub.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
+    sub.add_argument("--attempt", type=_at_least_one, default=0, metavar="N", help="default: the last")
+    sub.add_argument("--rank", type=int, default=0, metavar="N", help="of a distributed training (default: 0)")
+    sub = _on_root(commands, "gc", _gc, "Remove from the disk what nothing needs any more.")
+    sub.add_argument("--dry-run", action="store_true", help="only list it, with sizes")
+    weights = "also the weights of every evaluated training; a launch that needs them again trains it anew"
+    sub.add_argument("--weights", action="store_true", help=weights)
+    sub.add_argument("--json", action="store_true")
     sub = _on_sweep(commands, "results", _results, "Scores with intervals.")
     sub.add_argument("--csv", action="store_true")
     claims = "recompute from the records which end of the continuum each objective wins"
     sub.add_argument("--claims", action="store_true", help=claims)
     sub = _on_sweep(commands, "report", _report, "Figures and one self-contained HTML page.")
     sub.add_argument("--out", type=Path, default=None, help="default: <run root>/reports/SWEEP")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+    return int(text)
 
 
 def _command(commands: Any, name: str, run: Run, text: str) -> argparse.ArgumentParser:
@@ -123,11 +141,13 @@ def _on_job(commands: Any, name: str, run: Run, text: str) -> argparse.ArgumentP
 
 
 def _launch(args: argparse.Namespace) -> int:
-    overrides = list(args.overrides)
-    if args.detach:
-        overrides.append("hydra.launcher.detach=true")
-    if args.rerun_stale:
-        overrides.append("hydra.launcher.rerun_stale=true")
+    flags = {
+        "detach": args.detach,
+        "rerun_stale": args.rerun_stale,
+        "canary": args.canary,
+        "confirmed": args.yes,
+    }
+    overrides = [*args.overrides, *(f"hydra.launcher.{key}=true" for key, given in flags.items() if given)]
     with _hydra() as hydra:
         from jobs.cell import run_cell
 
@@ -138,29 +158,38 @@ def _launch(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.launch import plan_cells, resolve_cells
+    from bll_sweeps.cluster.launch import estimated, prepare, resolve_cells
 
     with _hydra() as hydra:
-        name, composed = _translated(lambda: _composed(hydra, args.overrides))
-    layout, plan = plan_cells(resolve_cells(composed))
-    summary = {"sweep": name, "root": str(layout.root), **plan.summary(gpus={})}
+        name, composed, launcher = _translated(lambda: _composed(hydra, args.overrides))
+    prepared = prepare(resolve_cells(composed), _site(launcher))
+    plan = prepared.plan
+    cost = estimated(prepared, args.gpus or _slots(launcher, prepared.shapes.values()))
+    summary = {
+        "sweep": name,
+        "root": str(prepared.layout.root),
+        **plan.summary(),
+        "gpu_hours": round(cost.gpu_hours, 3),
+        "estimate": cost.plain(),
+    }
     stale = [p.job.id for p in plan.jobs.values() if p.state == "stale"]
     if args.json:
         print(json.dumps(summary | {"stale": stale}, indent=1))
         return DONE
-    print(f"{name}: {summary['cells']} cells, {len(plan.to_run)} of {len(plan.jobs)} jobs to run ({layout.root})")
-    for kind, counts in summary["kinds"].items():
-        states = ", ".join(f"{n} {state}" for state, n in counts.items() if n and state != "total")
-        print(f"  {kind:9} {counts['total']:5}  {states}")
-    print(f"  model loads for evaluation: {summary['model_loads']}; GPU hours: {summary['gpu_hours']:g}")
+    print(f"{name}: {summary['cells']} cells, {len(plan.to_run)} of {len(plan.jobs)} jobs to run ({summary['root']})")
+    for line in cost.text():
+        print(f"  {line}")
+    print(f"  model loads for evaluation: {summary['model_loads']}")
     if stale:
         some = " ".join(stale[:4]) + (" ..." if len(stale) > 4 else "")
         print(f"  {len(stale)} done jobs were made by other code (`--rerun-stale` runs them again): {some}")
     return DONE
 
 
-def _composed(hydra: Any, overrides: Sequence[str]) -> tuple[str, list[Any]]:
+def _composed(hydra: Any, overrides: Sequence[str]) -> tuple[str, list[Any], dict[str, Any]]:
+    """(name of the sweep, its cells, the launcher's options)."""
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     from bll_sweeps.grid.schema.grids import composed_cells
 
@@ -168,7 +197,23 @@ def _composed(hydra: Any, overrides: Sequence[str]) -> tuple[str, list[Any]]:
         "cell", [*overrides, "hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN, with_log_configuration=False
     )
     cells = composed_cells(hydra.config_loader, config, list(config.hydra.overrides.task))
-    return cells.name, cells.cells
+    return cells.name, cells.cells, OmegaConf.to_container(config.hydra.launcher, resolve=True)  # type: ignore[return-value]
+
+
+def _site(launcher: dict[str, Any]) -> Any:
+    """The launcher's resource rules; Hydra's own launchers have none."""
+    from bll_sweeps.grid.build import build
+    from bll_sweeps.grid.resources import ResourceRule
+
+    rules = launcher.get("resources") or {}
+    return {name: build(ResourceRule, rule, f"hydra.launcher.resources.{name}") for name, rule in rules.items()}
+
+
+def _slots(launcher: dict[str, Any], shapes: Iterable[Any]) -> int:
+    """How many jobs, or GPUs, run at a time: the launcher's workers, or what SLURM may give."""
+    most = max((max(1, shape.all_gpus) for shape in shapes), default=1)
+    per_job = launcher.get("workers") or launcher.get("array_parallelism") or len(os.sched_getaffinity(0))
+    return most * int(per_job)
 
 
 class _hydra:
@@ -243,7 +288,7 @@ def _status(args: argparse.Namespace) -> int:
         print_status(status, lambda job_id: names.get(job_id, ""))
         if not args.watch or status.finished:
             return DONE
-        time.sleep(2)
+        time.sleep(max(2.0, watch.refresh_s))
         status = watch.status()
 
 
@@ -259,7 +304,8 @@ def _logs(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster.status import find_job
 
     layout = _layout(args)
-    for text in log_text(layout, find_job(layout, args.job), follow=args.follow):
+    found = log_text(layout, find_job(layout, args.job), follow=args.follow, attempt=args.attempt, rank=args.rank)
+    for text in found:
         sys.stdout.write(text)
         sys.stdout.flush()
     return DONE
@@ -267,20 +313,26 @@ def _logs(args: argparse.Namespace) -> int:
 
 def _retry(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster.launch import reopen
-    from bll_sweeps.cluster.local import LocalOptions, run_declared
-    from bll_sweeps.cluster.status import live_pools
+    from bll_sweeps.cluster.status import SweepWatch, live_pools
 
     layout = _layout(args)
     declared, ids = reopen(layout, _sweep(args, layout))
-    if not ids:
+    on_slurm = declared.launcher.name == "slurm"
+    if not ids and not (on_slurm and SweepWatch(layout, declared.sweep).status().number("blocked", "unsubmitted")):
         print(f"{declared.sweep}: nothing has failed or is damaged (`bll launch` goes on with what is left)")
         return DONE
     print(f"{declared.sweep}: {len(ids)} failed or damaged jobs are run again", flush=True)
+    if on_slurm:
+        from bll_sweeps.cluster.slurm import submit_declared
+
+        submit_declared(declared)
+        return DONE
+    from bll_sweeps.cluster.local import LocalOptions, run_declared
+
     if live_pools(layout, declared.sweep):
         print(f"{declared.sweep}: the workers of a running launch take them up; `bll wait {declared.sweep}` waits")
         return DONE
-    status = run_declared(declared, LocalOptions())
-    return _ended(status)
+    return _ended(run_declared(declared, LocalOptions()))
 
 
 def _wait(args: argparse.Namespace) -> int:
@@ -294,8 +346,8 @@ def _wait(args: argparse.Namespace) -> int:
     status = watch.status()
     while not status.finished and time.monotonic() < deadline:
         progress.show(status, 0)
-        alive = live_pools(layout, watch.manifest["sweep"])
-        time.sleep(1)
+        alive = None if watch.on_slurm else live_pools(layout, watch.manifest["sweep"])
+        time.sleep(watch.refresh_s)
         status = watch.status()
         if alive == [] and not status.number("running") and status.number("pending"):
             progress.close(status, 0)
@@ -307,23 +359,18 @@ def _wait(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.status import live_pools, read_manifest
+    from bll_sweeps.cluster.cancel import cancel_job, cancel_sweep
 
     layout = _layout(args)
-    sweep = _sweep(args, layout)
-    read_manifest(layout, sweep)  # an unknown name is an error
-    pools = live_pools(layout, sweep)
-    if pools is None:
-        raise UsageError(f"sweep={sweep!r} was launched on another machine: cancel it there")
-    for pool in pools:
-        pool.stop.touch()
-    stopped = f"{len(pools)} launches asked to stop; nothing is lost, launching again goes on"
-    print(f"{sweep}: {stopped if pools else 'no launch is running'}")
+    if args.sweep and args.sweep not in layout.sweeps():
+        print(cancel_job(layout, args.sweep))
+    else:
+        print(cancel_sweep(layout, _sweep(args, layout)))
     return DONE
 
 
 def _ended(status: Any) -> int:
-    if status.number("failed", "blocked", "damaged"):
+    if status.number("failed", "blocked", "damaged", "unsubmitted"):
         raise JobsFailed(status.verdict())
     return DONE
 
@@ -335,7 +382,8 @@ def _run(args: argparse.Namespace) -> int:
     layout = _layout(args)
     job_id = find_job(layout, args.job)
     check_runnable(layout, job_id)
-    from bll_sweeps.cluster.worker import configure_logging, run_here
+    from bll_sweeps.cluster.children import configure_logging
+    from bll_sweeps.cluster.worker import run_here
 
     configure_logging()
     try:
@@ -369,6 +417,14 @@ def _report(args: argparse.Namespace) -> int:
     code = _with_problems(results.problems)
     print(page)
     return code
+
+
+def _gc(args: argparse.Namespace) -> int:
+    from bll_sweeps.cluster.disk import collect
+
+    collected = collect(_layout(args), dry_run=args.dry_run, weights=args.weights)
+    print(json.dumps(collected.plain(), indent=1) if args.json else collected.text())
+    return _with_problems(collected.problems)
 
 
 def _with_problems(problems: Sequence[str]) -> int:

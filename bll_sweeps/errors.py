@@ -40,3 +40,7 @@ def one_of(choices: Iterable[str], value: object) -> str:
 
 class JobsFailed(RuntimeError):
     """A launch ended with failed jobs. The command line prints it and exits with 1."""
+
+
+class Interrupted(RuntimeError):
+    """A job stopped because it was asked to, its state saved: no failure, the next attempt goes on."""

@@ -21,15 +21,16 @@ register()
 
 def run_cell(config: DictConfig) -> None:
     """Runs the cell's missing jobs in this process, parents first. Raises what the first failing job raises."""
-    from bll_sweeps.cluster.launch import declare, resolve_cells
-    from bll_sweeps.cluster.worker import configure_logging, preload, run_here
+    from bll_sweeps.cluster.children import configure_logging, preload
+    from bll_sweeps.cluster.launch import declare, prepare, resolve_cells
+    from bll_sweeps.cluster.worker import run_here
     from bll_sweeps.grid.schema.grids import ComposedCell, adhoc_name
     from bll_sweeps.store.claims import live_claim
     from bll_sweeps.store.records import is_done
 
     overrides = tuple(_cell_overrides())
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    declared = declare(adhoc_name([overrides]), resolve_cells([ComposedCell(overrides, plain)]), sys.argv)
+    declared = declare(adhoc_name([overrides]), prepare(resolve_cells([ComposedCell(overrides, plain)])), sys.argv)
     configure_logging()
     if declared.plan.to_run:
         preload()

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from bll_sweeps.code import code_digest
-from bll_sweeps.errors import StoreError
+from bll_sweeps.errors import Interrupted, StoreError
 from bll_sweeps.grid.axes import Backbone
 from bll_sweeps.grid.cell import PretrainJob
 from bll_sweeps.grid.digest import directory_digest
 from bll_sweeps.grid.spec import Spec
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import read_json, read_record
+from bll_sweeps.training.ranks import SINGLE, Ranks
 
 
 @dataclass
@@ -25,7 +26,10 @@ class JobContext:
     layout: Layout
     spec: Spec
     attempt: Attempt
+    ranks: Ranks = SINGLE
+    stop: Callable[[], bool] = lambda: False
     _told: float = field(default=0.0)
+    _steps: list[int] = field(default_factory=list)
 
     @property
     def earlier(self) -> list[Attempt]:
@@ -52,24 +56,50 @@ class JobContext:
         return folder
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Tells how far the job is (for `bll status`); at most twice a second, and not flushed: a lost one does no
-        harm.
+        """Tells how far the job is. Raises Interrupted if it was asked to stop before its end: what counts as done has
+        been saved, or need not be.
         """
+        self._tell(done, total, unit)
+        if done < total and self.stop():
+            raise Interrupted(f"stopped at {done} of {total} {unit}")
+
+    def progress_of(self, unit: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.progress(done, total, unit)
+
+    def step(self, done: int, total: int) -> None:
+        """Tells how far a training is, which asks itself whether to stop: it has to save its state first."""
+        self._steps = [*self._steps[:1], done]
+        self._tell(done, total, "steps")
+
+    def saved(self) -> dict[str, Any]:
+        """What an interruption leaves to the next attempt: how much there was when this one began, and now. A training
+        counts its steps, an evaluation the batches in its journal, and a prior, which saves nothing, has none.
+        """
+        if self._steps:
+            return {"kind_of_progress": "steps", "began_at": self._steps[0], "reached": self._steps[-1]}
+        began_at = sum(_lines(attempt.journal) for attempt in self.earlier)
+        reached = began_at + _lines(self.attempt.journal)
+        return {"kind_of_progress": "batches", "began_at": began_at, "reached": reached}
+
+    def _tell(self, done: int, total: int, unit: str) -> None:
+        """Writes progress.json (for `bll status`); at most twice a second, and not flushed: a lost one does no harm."""
         now = time.monotonic()
-        if now - self._told >= 0.5 or done >= total:
+        if self.ranks.leads and (now - self._told >= 0.5 or done >= total):
             self._told = now
             temporary = self.attempt.progress.with_suffix(".tmp")
             temporary.write_text(json.dumps({"done": done, "total": total, "unit": unit}))
             temporary.replace(self.attempt.progress)
 
-    def progress_of(self, unit: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.progress(done, total, unit)
-
     @contextmanager
     def tracked(self) -> Iterator[Any]:
-        """The job's W&B run; closed as failed if the block raises. A tracking failure never reaches the job."""
-        from bll_sweeps.tracking import open_tracker
+        """The job's W&B run; closed as failed if the block raises. A tracking failure never reaches the job. Rank 0
+        alone has one.
+        """
+        from bll_sweeps.tracking import Run, open_tracker
 
+        if not self.ranks.leads:
+            yield Run()
+            return
         labels = self.spec.labels
         names = [f"{key}:{value}" for key, value in labels.items() if key not in ("sweep", "sweeps")]
         run = open_tracker(
@@ -87,6 +117,10 @@ class JobContext:
             run.close(ok=False)
             raise
         run.close(ok=True)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _code_of(attempt: Attempt) -> str | None:

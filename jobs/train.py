@@ -56,10 +56,13 @@ def fit_and_save(
             earlier=[a.checkpoints for a in context.earlier],
             metrics=attempt.output("metrics.jsonl"),
             timing=attempt.output("timing.jsonl"),
-            on_progress=context.progress_of("steps"),
+            on_progress=context.step,
             on_row=on_row,
+            ranks=context.ranks,
+            stop=context.stop,
         )
-        save_model(model, tokenizer, attempt.output("model"))
+        if context.ranks.leads:
+            save_model(model, tokenizer, attempt.output("model"))
         parameters = sum(p.numel() for p in model.parameters())
         result = {
             "steps": fitted.steps,

@@ -115,11 +115,11 @@ def test_the_plan_of_the_lab_counts_jobs_by_kind_and_trains_less_than_it_has_cel
 def test_what_only_says_where_or_how_changes_no_id(bll: Bll, tmp_path: Path) -> None:
     def ids(*overrides: str) -> set[str]:
         from bll_sweeps.cli import _composed, _hydra
-        from bll_sweeps.cluster.launch import plan_cells, resolve_cells
+        from bll_sweeps.cluster.launch import prepare, resolve_cells
 
         with _hydra() as hydra:
-            _, composed = _composed(hydra, ["sweep=smoke", f"paths.root={tmp_path}", *overrides])
-        return set(plan_cells(resolve_cells(composed))[1].jobs)
+            _, composed, _ = _composed(hydra, ["sweep=smoke", f"paths.root={tmp_path}", *overrides])
+        return set(prepare(resolve_cells(composed)).plan.jobs)
 
     expected = ids()
     assert len(expected) == 7
@@ -134,9 +134,9 @@ def test_a_data_files_content_is_part_of_the_ids_and_its_place_is_not(bll: Bll, 
         env = {"BLL_CONF": str(FIXTURES / "user_conf"), "OWN_JSONL": str(path)}
         code = (
             "from bll_sweeps.cli import _composed, _hydra\n"
-            "from bll_sweeps.cluster.launch import plan_cells, resolve_cells\n"
+            "from bll_sweeps.cluster.launch import prepare, resolve_cells\n"
             "with _hydra() as hydra: cells = _composed(hydra, ['backbone=lab-tiny', 'benchmark=own'])[1]\n"
-            "print(*plan_cells(resolve_cells(cells))[1].jobs)"
+            "print(*prepare(resolve_cells(cells)).plan.jobs)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
         return set(done.stdout.split())

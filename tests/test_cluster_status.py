@@ -89,7 +89,7 @@ def test_a_pool_of_workers_is_live_as_long_as_its_launcher(tmp_path: Path) -> No
     assert live_pools(layout, "other") == []
     write_json(pool.launcher, {"sweep": "lab", "launch": 1, "owner": owner() | {"start": "1"}})
     assert live_pools(layout, "lab") == []
-    write_json(pool.launcher, {"sweep": "lab", "launch": 1, "owner": owner() | {"host": "elsewhere"}})
+    write_json(pool.launcher, {"sweep": "lab", "launch": 1, "owner": owner() | {"boot": "elsewhere"}})
     assert live_pools(layout, "lab") is None
     pool.stop.touch()
     assert live_pools(layout, "lab") == []

@@ -257,6 +257,7 @@ def test_results_of_other_code_are_named_by_plan_and_run_again_only_on_request(c
         "running": 0,
         "done": 1,
         "stale": 1,
+        "pruned": 0,
         "failed": 0,
         "damaged": 0,
     }

@@ -85,6 +85,7 @@ def run(
     earlier: tuple[Path, ...] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+    **options: Any,
 ) -> tuple[PreTrainedModel, FitResult]:
     model = model or small_model()
     result = fit(
@@ -100,6 +101,7 @@ def run(
         timing=folder / "timing.jsonl",
         on_progress=on_progress,
         on_row=on_row,
+        **options,
     )
     return model, result
 

@@ -10,22 +10,46 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bll_sweeps.cluster.status import damage, job_state, read_manifest, spec_problem
-from bll_sweeps.code import code_digest, commit
+from bll_sweeps.cluster.estimate import Estimate, estimate
+from bll_sweeps.cluster.status import SweepWatch, damage, job_state, spec_problem
+from bll_sweeps.code import code_digest, commit, versions
 from bll_sweeps.errors import ConfigError, StoreError, UsageError
+from bll_sweeps.grid.cell import EvaluateJob
 from bll_sweeps.grid.plan import Plan, PlannedJob, plan, ready_order
+from bll_sweeps.grid.resources import ResourceRule, Shape, most_gpus, shape_of
 from bll_sweeps.grid.schema.grids import ComposedCell
 from bll_sweeps.grid.schema.resolve import ResolvedCell, Resolver
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.grid.spec import Spec, parse_spec, read_spec, spec_text, write_spec
 from bll_sweeps.store.layout import JobFiles, Layout, SweepFiles
+from bll_sweeps.store.pruning import reopen_pruned
 from bll_sweeps.store.records import fsync_folder, is_done, read_jsonl_gz, withdraw, write_json
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Cells and what of them has to run, with what that asks of a machine; nothing is written yet."""
+
+    cells: Sequence[ResolvedCell]
+    layout: Layout
+    plan: Plan
+    settings: dict[str, tuple[Execution, Tracker, dict[str, Any]]]  # of each job, and the names of its choices
+    shapes: dict[str, Shape]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How jobs are run: the launcher's name, and the options that retries and workers of this launch go by."""
+
+    name: Literal["local", "slurm"] = "local"
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +59,7 @@ class Declared:
     layout: Layout
     sweep: str
     launch: int
+    launcher: Launcher
     plan: Plan
     gpus_per_job: int = 0
 
@@ -47,45 +72,104 @@ def resolve_cells(composed: Sequence[ComposedCell]) -> list[ResolvedCell]:
     return [resolve(cell.config, cell.overrides) for cell in composed]
 
 
-def plan_cells(cells: Sequence[ResolvedCell]) -> tuple[Layout, Plan]:
-    """The plan of resolved cells against the store at their run root. Reads only."""
+def prepare(cells: Sequence[ResolvedCell], site: Mapping[str, ResourceRule] | None = None) -> Prepared:
+    """The plan of resolved cells against the store at their run root. Reads only.
+
+    `site`: resource rules of the launcher, before those of each cell's execution.
+    """
     roots = {cell.root for cell in cells}
     if len(roots) != 1:
         raise UsageError(f"paths.root differs between cells of one launch: {', '.join(sorted(map(str, roots)))}")
     layout = Layout(roots.pop())
-    return layout, plan((cell.cell for cell in cells), lambda job_id: job_state(layout.job(job_id), this_code=True))
+    planned = plan((cell.cell for cell in cells), lambda job_id: job_state(layout.job(job_id), this_code=True))
+    settings = _settings(cells)
+    shapes = {
+        job_id: shape_of(p.job.kind, p.job.backbone.parameters, site or {}, settings[job_id][0].resources)
+        for job_id, p in planned.jobs.items()
+    }
+    return Prepared(cells, layout, planned, settings, shapes)
 
 
-def declare(name: str, cells: Sequence[ResolvedCell], command: Sequence[str], *, rerun_stale: bool = False) -> Declared:
+def estimated(prepared: Prepared, slots: int) -> Estimate:
+    """What the launch will cost on `slots` GPUs (or workers, where jobs need none)."""
+    executions = {job_id: execution for job_id, (execution, _, _) in prepared.settings.items()}
+    return estimate(prepared.plan, prepared.layout, prepared.shapes, executions, slots)
+
+
+def confirm(prepared: Prepared, gpu_hours: float, *, confirmed: bool) -> None:
+    """Asks on the terminal before a launch that is estimated above `gpu_hours`. UsageError without a terminal or
+    consent: nothing was submitted.
+    """
+    most = max((shape.all_gpus for shape in prepared.shapes.values()), default=0)
+    if confirmed or not most:
+        return
+    cost = estimated(prepared, most)
+    if cost.gpu_hours <= gpu_hours:
+        return
+    text = f"some {cost.gpu_hours:.3g} GPU-hours, above hydra.launcher.confirm_above_gpu_hours={gpu_hours:g}"
+    if not sys.stdin.isatty():
+        raise UsageError(f"this launch would take {text}: confirm it with --yes, or see `bll plan`")
+    print("\n".join(cost.text()))
+    if input(f"This launch would take {text}. Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("not launched")
+
+
+def declare(
+    name: str,
+    prepared: Prepared,
+    command: Sequence[str],
+    *,
+    launcher: Launcher | None = None,
+    rerun_stale: bool = False,
+    canary: bool = False,
+) -> Declared:
     """Freezes the specs of what has to run and writes the launch's manifest; nothing runs yet.
 
     Jobs that failed before are to be tried again, damaged records are withdrawn; with `rerun_stale` so are results
-    that other code made. Raises ConfigError for a run root that cannot be written, before anything is.
+    that other code made. With `canary` the manifest names the jobs of the first cell that has work left: they come
+    first. Raises ConfigError for a run root that cannot be written, before anything is.
     """
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise ConfigError("hydra.sweeper.name", name, "must be made of letters, digits and ._+-: it names a folder")
-    layout, planned = plan_cells(cells)
+    layout, planned = prepared.layout, prepared.plan
     _check_writable(layout.root)
-    for job in planned.jobs.values():
-        files = layout.job(job.job.id)
-        if job.state == "damaged" and is_done(files) and (text := damage(files)):
-            withdraw(files, text)
-        elif job.state == "stale" and rerun_stale:
-            withdraw(files, "made by other code")
-        elif job.state == "failed":
-            clear_failure(files)
     if rerun_stale:
-        planned = Plan(
-            planned.cells,
-            {i: PlannedJob(p.job, "new" if p.state == "stale" else p.state) for i, p in planned.jobs.items()},
-        )
-    specs = _specs(name, layout, planned, cells)
-    for job in planned.to_run:
-        if job.state != "running":
-            write_spec(layout.job(job.job.id), specs[job.job.id])
-    gpus = max(cell.execution.gpus for cell in cells)
-    launch = _write_manifest(layout.sweep(name), planned, list(specs.values()), command, gpus)
-    return Declared(layout, name, launch, planned, gpus)
+        planned = planned.stale_as_new()
+    again = {planned_job.job.id for planned_job in planned.to_run}
+    for job_id, before in prepared.plan.jobs.items():
+        files = layout.job(job_id)
+        if before.state == "damaged" and is_done(files) and (text := damage(files)):
+            withdraw(files, text)
+        elif before.state == "stale" and job_id in again:
+            withdraw(files, "made by other code")
+        elif before.state == "failed":
+            clear_failure(files)
+    specs = _specs(name, layout, planned, prepared.settings)
+    for planned_job in planned.to_run:
+        if planned_job.state != "running":
+            write_spec(layout.job(planned_job.job.id), specs[planned_job.job.id])
+    launcher = launcher or Launcher()
+    manifest = {
+        "command": list(command),
+        "launcher": {"name": launcher.name, "options": launcher.options},
+        "canary": _canary(planned) if canary else [],
+        **_jobs(planned, prepared.shapes),
+    }
+    launch = _write_manifest(layout.sweep(name), manifest, list(specs.values()))
+    # Only now: from the manifest on, gc leaves what these jobs need. What it pruned since the plan is run again, too.
+    reopened = reopen_pruned(layout, {i: p.job.parents for i, p in planned.jobs.items()})
+    planned = Plan(planned.cells, planned.jobs | {i: PlannedJob(planned.jobs[i].job, "pruned") for i in reopened})
+    gpus = most_gpus(prepared.shapes.values())
+    return Declared(layout, name, launch, launcher, planned, gpus)
+
+
+def _canary(planned: Plan) -> list[str]:
+    """Jobs still to run of the first cell that has any."""
+    again = [p.job.id for p in planned.to_run]
+    for cell in planned.cells:
+        if jobs := [job_id for job_id in again if job_id in cell.ids().values()]:
+            return jobs
+    return []
 
 
 def clear_failure(files: JobFiles) -> None:
@@ -100,9 +184,10 @@ def reopen(layout: Layout, sweep: str) -> tuple[Declared, list[str]]:
 
     Nothing else is touched. Parents of failed jobs are read whole, since a damaged output of theirs may be why.
     """
-    manifest = read_manifest(layout, sweep)
+    watch = SweepWatch(layout, sweep)
+    manifest = watch.manifest
     jobs: dict[str, dict[str, Any]] = manifest["jobs"]
-    failed = [job_id for job_id in jobs if job_state(layout.job(job_id)) == "failed"]
+    failed = [job.id for job in watch.status().jobs if job.state == "failed"]
     suspects = {parent for job_id in failed for parent in jobs[job_id]["parents"]}
     damaged = {job_id: text for job_id in jobs if (text := damage(layout.job(job_id), deep=job_id in suspects))}
     torn = {job_id for job_id in damaged if spec_problem(layout.job(job_id))}
@@ -117,8 +202,11 @@ def reopen(layout: Layout, sweep: str) -> tuple[Declared, list[str]]:
             write_spec(layout.job(job_id), frozen[job_id])
     for job_id in failed:
         clear_failure(layout.job(job_id))
-    declared = Declared(layout, sweep, manifest["launch"], Plan((), {}), manifest["gpus_per_job"])
-    return declared, [job_id for job_id in jobs if job_id in damaged or job_id in failed]
+    reopened = reopen_pruned(layout, {job_id: entry["parents"] for job_id, entry in jobs.items()})
+    launcher = Launcher(**manifest["launcher"])
+    gpus = max((shape.get("gpus", 0) for shape in manifest["shapes"]), default=0)
+    declared = Declared(layout, sweep, manifest["launch"], launcher, Plan((), {}), gpus)
+    return declared, [job_id for job_id in jobs if job_id in {*damaged, *failed, *reopened}]
 
 
 def check_runnable(layout: Layout, job_id: str) -> None:
@@ -143,34 +231,40 @@ def _check_writable(root: Path) -> None:
         ) from None
 
 
-def _specs(name: str, layout: Layout, planned: Plan, cells: Sequence[ResolvedCell]) -> dict[str, str]:
-    """Text of spec.json of each job to run. The sweep that first launched a job stays its `sweep` label."""
-    settings: dict[str, tuple[Execution, Tracker, dict[str, Any]]] = {}
+def _settings(cells: Sequence[ResolvedCell]) -> dict[str, tuple[Execution, Tracker, dict[str, Any]]]:
+    """How each job runs, and its names: those of the first cell that needs it."""
+    keys = {
+        "pretrain": ["backbone"],
+        "prior": ["backbone", "domain"],
+        "train": ["objective", "backbone", "domain", "recipe", "seed"],
+    }
+    out: dict[str, tuple[Execution, Tracker, dict[str, Any]]] = {}
     for resolved in cells:
         labels = resolved.cell.labels()
         for job in resolved.cell.jobs():
-            keys = {
-                "pretrain": ["backbone"],
-                "prior": ["backbone", "domain"],
-                "train": ["objective", "backbone", "domain", "recipe", "seed"],
-            }
-            settings.setdefault(
-                job.id,
-                (resolved.execution, resolved.tracker, {k: labels[k] for k in keys.get(job.kind, labels)}),
-            )
+            if job.id not in out:
+                own = {k: labels[k] for k in keys.get(job.kind, labels)}
+                out[job.id] = (resolved.execution, resolved.tracker, own)
+    return out
+
+
+def _specs(
+    name: str, layout: Layout, planned: Plan, settings: dict[str, tuple[Execution, Tracker, dict[str, Any]]]
+) -> dict[str, str]:
+    """Text of spec.json of each job to run. The sweep that first launched a job stays its `sweep` label."""
+    code = {"digest": code_digest(), **commit(), "versions": versions()}
     texts = {}
-    for job_id, planned_job in planned.jobs.items():
-        if planned_job.finished:
-            continue
+    for planned_job in planned.to_run:
+        job_id = planned_job.job.id
         execution, tracker, labels = settings[job_id]
         before = _known(layout.job(job_id))
         sweeps = list(dict.fromkeys([*(before.labels["sweeps"] if before else []), name]))
         if before and layout.job(job_id).attempts():
             # The curve of a job that goes on keeps its cadence, so that an interruption leaves no trace in it.
             execution = replace(execution, log_every_steps=before.execution.log_every_steps)
-        texts[job_id] = spec_text(
-            Spec(planned_job.job, execution, tracker, labels | {"sweep": sweeps[0], "sweeps": sweeps})
-        )
+        execution = replace(execution, resources={})  # they are the scheduler's: the manifest has them
+        labels = labels | {"sweep": sweeps[0], "sweeps": sweeps}
+        texts[job_id] = spec_text(Spec(planned_job.job, execution, tracker, labels, code))
     return texts
 
 
@@ -181,9 +275,33 @@ def _known(files: JobFiles) -> Spec | None:
         return None  # it is written anew
 
 
-def _write_manifest(
-    files: SweepFiles, planned: Plan, specs: list[str], command: Sequence[str], gpus_per_job: int
-) -> int:
+def _jobs(planned: Plan, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """The manifest's cells, jobs, and the resources that jobs refer to by number."""
+    numbers: dict[Shape, int] = {}
+    for shape in shapes.values():
+        numbers.setdefault(shape, len(numbers))
+    jobs = []
+    for p in ready_order(list(planned.jobs.values())):  # the order in which workers look for work
+        entry = {"id": p.job.id, "kind": p.job.kind, "parents": list(p.job.parents), "shape": numbers[shapes[p.job.id]]}
+        if isinstance(p.job, EvaluateJob):
+            entry["checkpoint"] = p.job.checkpoint_id
+        jobs.append(entry)
+    return {
+        "shapes": [vars(shape) for shape in numbers],
+        "cells": [
+            {
+                "labels": c.cell.labels(),
+                "overrides": list(c.cell.overrides),
+                "primary": c.cell.benchmark.primary,
+                "jobs": c.ids(),
+            }
+            for c in planned.cells
+        ],
+        "jobs": jobs,
+    }
+
+
+def _write_manifest(files: SweepFiles, content: dict[str, Any], specs: list[str]) -> int:
     """Writes launch.<n>.json for the next free n: the specs' file, made exclusively, reserves the number."""
     files.folder.mkdir(parents=True, exist_ok=True)
     packed = gzip.compress("".join(specs).encode(), mtime=0)
@@ -198,32 +316,9 @@ def _write_manifest(
         except FileExistsError:
             launch += 1
     fsync_folder(files.folder)
-    write_json(
-        files.manifest(launch),
-        {
-            "sweep": files.name,
-            "launch": launch,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": list(command),
-            "code": code_digest(),
-            "gpus_per_job": gpus_per_job,
-            **commit(),
-            "cells": [
-                {
-                    "labels": c.cell.labels(),
-                    "overrides": list(c.cell.overrides),
-                    "primary": c.cell.benchmark.primary,
-                    "jobs": c.ids(),
-                }
-                for c in planned.cells
-            ],
-            # In the order in which workers look for work.
-            "jobs": [
-                {"id": p.job.id, "kind": p.job.kind, "parents": list(p.job.parents)}
-                for p in ready_order(list(planned.jobs.values()))
-            ],
-        },
-    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    head = {"sweep": files.name, "launch": launch, "created_at": now, "code": code_digest(), **commit()}
+    write_json(files.manifest(launch), head | content)
     os.utime(files.folder)  # the order in which sweeps were launched last
     return launch
 

@@ -75,26 +75,37 @@ def _outcome(files: JobFiles, state: str) -> list[str]:
     ]
 
 
-def log_text(layout: Layout, job_id: str, *, follow: bool = False) -> Iterator[str]:
-    """The log of the job's last attempt, in pieces; with `follow` until the job no longer runs. UsageError if there
-    is none.
+def log_text(layout: Layout, job_id: str, *, follow: bool = False, attempt: int = 0, rank: int = 0) -> Iterator[str]:
+    """The log of the job's attempt (0: the last) in pieces; with `follow` until the job no longer runs, over to the
+    next attempt where one begins. UsageError if there is none.
     """
     files = layout.job(job_id)
     attempts = files.attempts()
     if not attempts and not follow:
         raise UsageError(f"job={job_id!r} has not been started yet, so it has no log")
+    if attempt and attempt not in [a.number for a in attempts]:
+        raise UsageError(f"attempt={attempt} is none of {job_id}'s: {', '.join(str(a.number) for a in attempts)}")
     while not attempts:
         time.sleep(0.5)
         attempts = files.attempts()
-    log, position = attempts[-1].log, 0
+    chosen = files.attempt(attempt) if attempt else attempts[-1]
+    if rank and not chosen.log(rank).exists() and not follow:
+        raise UsageError(f"rank={rank} has no log in attempt {chosen.number} of {job_id}")
+    position = 0
     while True:
         running = job_state(files) == "running"  # asked before reading, so that the last lines are not missed
+        log = chosen.log(rank)
         if log.exists():
             with log.open(errors="replace") as stream:
                 stream.seek(position)
                 if text := stream.read():
                     yield text
                 position = stream.tell()
-        if not follow or not running:
+        newest = files.attempts()[-1]
+        if follow and not attempt and newest != chosen:
+            chosen, position = newest, 0
+            yield f"--- attempt {newest.number} ---\n"
+        elif not follow or not running:
             return
-        time.sleep(0.5)
+        else:
+            time.sleep(0.5)

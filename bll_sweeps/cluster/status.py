@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bll_sweeps.code import code_digest
 from bll_sweeps.errors import StoreError, UsageError, one_of
@@ -16,22 +16,31 @@ from bll_sweeps.grid.cell import KINDS
 from bll_sweeps.grid.plan import State
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import is_alive, live_claim
-from bll_sweeps.store.layout import JobFiles, Layout, WorkerFiles
+from bll_sweeps.store.layout import Attempt, JobFiles, Layout, WorkerFiles
 from bll_sweeps.store.records import is_done, read_json, read_record
 
-# As `State`, seen from a sweep: `new` is `pending` or, below a failed or damaged parent, `blocked`.
-Shown = Literal["done", "running", "pending", "failed", "blocked", "damaged"]
-SHOWN: tuple[Shown, ...] = ("done", "running", "pending", "failed", "blocked", "damaged")
+if TYPE_CHECKING:
+    from bll_sweeps.cluster.submissions import Queued, QueueView
+
+# As `State`, seen from a sweep: `new` is `pending` or, below a failed or damaged parent, `blocked`; on SLURM it is
+# `unsubmitted` if it is in no queue.
+Shown = Literal["done", "running", "pending", "unsubmitted", "failed", "blocked", "damaged"]
+SHOWN: tuple[Shown, ...] = ("done", "running", "pending", "unsubmitted", "failed", "blocked", "damaged")
 
 
 def job_state(files: JobFiles, *, this_code: bool = False) -> State:
-    """The job's state. With `this_code`, a result that other code made is `stale` instead of `done`."""
+    """The job's state. With `this_code`, as for a plan, a result that other code made is `stale` instead of `done`, and
+    one whose weights were removed is `pruned`.
+    """
     if is_done(files):
         if damage(files):
             return "damaged"
         record = read_record(files)
-        stale = this_code and record is not None and record.provenance().get("code") != code_digest()
-        return "stale" if stale else "done"
+        if not this_code or record is None:
+            return "done"
+        if record.pruned():
+            return "pruned"
+        return "done" if record.provenance().get("code") == code_digest() else "stale"
     if not files.folder.is_dir():
         return "new"
     if failure(files) is not None:
@@ -60,11 +69,11 @@ def damage(files: JobFiles, *, deep: bool = False) -> str | None:
         record = read_record(files)
         assert record is not None
         record.provenance()
-        for name, digest in record.outputs.items():
+        for name, digest in record.kept().items():
             path = record.attempt.folder / name
             if deep:
                 record.output(name)
-            elif not path.exists() or path.stat().st_size != digest["bytes"]:
+            elif (not path.exists() or path.stat().st_size != digest["bytes"]) and name in record.kept():
                 return f"{path} is missing or differs from its record; `bll retry` runs its job again"
     except (StoreError, OSError) as error:
         return str(error)
@@ -133,9 +142,10 @@ class JobStatus:
     id: str
     kind: str
     state: Shown
-    detail: str = ""  # progress, the first line of the error, or what blocks it
+    detail: str = ""  # progress, why it waits, the first line of the error, or what blocks it
     done: int = 0
     total: int = 0
+    slurm: str = ""  # its element in SLURM's queue
 
 
 @dataclass
@@ -146,6 +156,7 @@ class SweepStatus:
     cells: int
     jobs: list[JobStatus]
     seconds: dict[str, list[float]] = field(default_factory=dict)  # durations of done jobs by kind
+    problem: str = ""  # why SLURM did not answer: what waits or runs is then only known from the disk
 
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -168,6 +179,9 @@ class SweepStatus:
         """One line on what did not end well, with the first error and the remedy."""
         bad = [job for job in self.jobs if job.state in ("failed", "damaged")]
         first = f"{bad[0].id}: {bad[0].detail}" if bad else ""
+        if not bad:
+            left = self.number("unsubmitted", "blocked")
+            return f"{left} jobs are in no queue; launching {self.sweep} again submits them"
         return (
             f"{len(bad)} of {len(self.jobs)} jobs failed, {self.number('blocked')} are blocked by them; {first}; "
             f"`bll status {self.sweep}` lists them, `bll logs JOB` shows why, `bll retry {self.sweep}` runs them again"
@@ -198,48 +212,111 @@ class SweepStatus:
             "created_at": self.created_at,
             "cells": self.cells,
             "kinds": self.counts,
+            "problem": self.problem,
             "jobs": [{k: v for k, v in vars(job).items() if v not in ("", 0)} for job in self.jobs],
         }
 
 
 class SweepWatch:
-    """Follows one launch of a sweep; finished jobs are read once, so that refreshing thousands of jobs is cheap."""
+    """Follows one launch of a sweep; finished jobs are read once, so that refreshing thousands of jobs is cheap.
+
+    On SLURM each status asks it once what is queued, and only while jobs are left.
+    """
 
     def __init__(self, layout: Layout, sweep: str, launch: int | None = None):
+        from bll_sweeps.cluster.submissions import Queue
+
         self.layout = layout
         self.manifest = read_manifest(layout, sweep, launch)
+        self.on_slurm = self.manifest.get("launcher", {}).get("name") == "slurm"
+        self.refresh_s = 5.0 if self.on_slurm else 1.0  # how often to ask: SLURM answers a whole cluster
+        self._queue = Queue(layout)
         self._done: dict[str, float] = {}
 
     def status(self) -> SweepStatus:
+        jobs = self.manifest["jobs"]
+        left = [job_id for job_id in jobs if not (job_id in self._done and is_done(self.layout.job(job_id)))]
+        view = self._queue.look(left) if left and self.on_slurm else None
         states: dict[str, JobStatus] = {}
-        for job_id, entry in self.manifest["jobs"].items():
-            states[job_id] = self._job(job_id, entry["kind"], entry["parents"], states)
+        for job_id, entry in jobs.items():
+            states[job_id] = self._job(job_id, entry["kind"], entry["parents"], states, view)
         seconds: dict[str, list[float]] = {}
         for job_id, duration in self._done.items():
-            seconds.setdefault(self.manifest["jobs"][job_id]["kind"], []).append(duration)
+            seconds.setdefault(jobs[job_id]["kind"], []).append(duration)
         m = self.manifest
-        return SweepStatus(m["sweep"], m["launch"], m["created_at"], len(m["cells"]), list(states.values()), seconds)
+        head = (m["sweep"], m["launch"], m["created_at"], len(m["cells"]))
+        return SweepStatus(*head, list(states.values()), seconds, view.problem if view else "")
 
-    def _job(self, job_id: str, kind: str, parents: Iterable[str], known: dict[str, JobStatus]) -> JobStatus:
+    def _job(
+        self, job_id: str, kind: str, parents: Iterable[str], known: dict[str, JobStatus], view: QueueView | None
+    ) -> JobStatus:
         files = self.layout.job(job_id)
         if job_id in self._done and is_done(files):
             return JobStatus(job_id, kind, "done")
         state = job_state(files)
-        if state == "done":
+        if state in ("done", "pruned"):
             self._done[job_id] = _seconds(files)
             return JobStatus(job_id, kind, "done")
-        if state == "running":
+        queued = view.live(job_id) if view else None
+        where = queued.id if queued else ""
+        if state == "running" and not (view and view.has_ended(live_claim(files))):
             done, total, unit = _progress(files)
-            return JobStatus(job_id, kind, "running", f"{done}/{total} {unit}" if total else "starting", done, total)
+            return JobStatus(
+                job_id, kind, "running", f"{done}/{total} {unit}" if total else "starting", done, total, where
+            )
         if state == "failed":
             found = failure(files)
             return JobStatus(job_id, kind, "failed", found["message"] if found else "")
         if state == "damaged":
             return JobStatus(job_id, kind, "damaged", damage(files) or "")
-        blocking = [p for p in parents if p in known and known[p].state in ("failed", "blocked", "damaged")]
+        canary = self.manifest.get("canary", ())
+        waits_for = [*parents, *(canary if job_id not in canary and not queued else ())]
+        blocking = [p for p in waits_for if p in known and known[p].state in ("failed", "blocked", "damaged")]
         if blocking:
             return JobStatus(job_id, kind, "blocked", f"by {', '.join(blocking)}")
-        return JobStatus(job_id, kind, "pending")
+        if view is None:
+            return JobStatus(job_id, kind, "pending")
+        return _in_slurm(job_id, kind, files, view)
+
+
+def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView) -> JobStatus:
+    """A job of which the disk says only that it is not done: what the queue says, or what became of its last try."""
+    newest = view.jobs.get(job_id)
+    if newest is None:
+        return JobStatus(job_id, kind, "unsubmitted")
+    if newest.live:
+        entry = newest.entry
+        if entry is None:
+            return JobStatus(job_id, kind, "pending", f"unknown: {view.problem}", slurm=newest.id)
+        if entry.state == "PENDING":
+            return JobStatus(job_id, kind, "pending", entry.reason, slurm=newest.id)
+        return JobStatus(job_id, kind, "running", f"starting ({entry.state.lower()})", slurm=newest.id)
+    if newest.submission.files.stopped.exists():
+        return JobStatus(job_id, kind, "blocked", read_json(newest.submission.files.stopped)["why"])
+    ended = f"SLURM job {newest.id} is gone" + (f" ({newest.entry.state})" if newest.entry else "")
+    attempts = files.attempts()
+    if not attempts or attempts[-1].interrupted.exists() or not _ran_in(attempts[-1], newest):
+        return JobStatus(job_id, kind, "unsubmitted", ended)
+    return JobStatus(job_id, kind, "failed", f"ended without a record: {_last_seen(attempts[-1])}{ended}")
+
+
+def _ran_in(attempt: Attempt, place: Queued) -> bool:
+    try:
+        return read_json(attempt.slurm)["submission"] == place.submission.files.name
+    except (OSError, StoreError):
+        return False
+
+
+def _last_seen(attempt: Attempt) -> str:
+    """The memory that the attempt was seen to use, called by its name if it is about all that it was given."""
+    try:
+        found = read_json(attempt.memory)
+    except (OSError, StoreError):
+        return ""
+    peak, limit = found["peak_mib"] / 1024, (found["limit_mib"] or 0) / 1024
+    if limit and peak >= 0.8 * limit:
+        return f"out of memory, at a measured peak of {peak:.1f} of the {limit:.1f} GiB asked for; "
+    return f"it had used {peak:.1f} GiB; "
 
 
 def read_manifest(layout: Layout, sweep: str, launch: int | None = None) -> dict[str, Any]:

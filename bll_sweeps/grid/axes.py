@@ -1,7 +1,8 @@
 """The axes of a cell as values: objective, backbone, domain, benchmark, recipe, and what of them is identity.
 
 Every value is a frozen dataclass that rejects what it cannot mean. Fields marked with `label()` - names and places -
-are carried along but are no part of a job's identity; fields marked with `computed()` are found out, never configured.
+are carried along but are no part of a job's identity; fields marked with `computed()` are found out, never configured;
+`derived()` ones are neither identity nor configured.
 No torch, no Hydra: planning and analysis import this module.
 """
 
@@ -27,6 +28,11 @@ def label(**kwargs: Any) -> Any:
 def computed(**kwargs: Any) -> Any:
     """A field that is found out (a digest, a definition looked up by name), never configured."""
     return field(metadata={"computed": True}, **kwargs)
+
+
+def derived(**kwargs: Any) -> Any:
+    """A field that follows from the others and only says how large things are: neither identity nor configured."""
+    return field(metadata={"identity": False, "computed": True}, **kwargs)
 
 
 def check(ok: bool, key: str, value: object, needed: str) -> None:
@@ -80,6 +86,15 @@ def lab_generator() -> str:
     from importlib.metadata import version
 
     return f"reasoning-gym {version('reasoning-gym')}"
+
+
+def lab_vocabulary(tasks: dict[str, LabTask]) -> int:
+    """Tokens of the lab's tokenizer (lab/tokenizer.py): pad, eos, 256 bytes, a piece of the prompt and one a task.
+
+    Exact for the tasks of conf/lab. Others may have a piece more or none, which their items would have to be generated
+    to tell: some hundred weights, for what only estimates need.
+    """
+    return 2 + 256 + 1 + len(tasks)
 
 
 def to_plain(value: Any) -> Any:
@@ -216,6 +231,14 @@ class ModelShape:
             f"must be a multiple of kv_heads={self.kv_heads}",
         )
 
+    def parameters(self, vocabulary: int) -> int:
+        """Weights of the model over `vocabulary` tokens: query, key and value have biases, embeddings are tied."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        key_value = hidden // self.heads * self.kv_heads
+        attention = 2 * hidden * hidden + hidden + 2 * (hidden * key_value + key_value)  # q and o; k and v
+        layer = attention + 3 * hidden * inner + 2 * hidden  # gate, up and down; two norms
+        return vocabulary * hidden + self.layers * layer + hidden
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
@@ -254,6 +277,7 @@ class Backbone:
     tasks: dict[str, LabTask] = computed(default_factory=dict)  # filled from the cell's lab.tasks
     path: str = label(default="")
     digest: str = computed(default="")  # of the directory: file list, sizes, header digests
+    parameters: int = derived(default=0)  # weights of the model, 0 if unknown; of a lab backbone it follows here
 
     def __post_init__(self) -> None:
         if self.source == "lab":
@@ -261,6 +285,7 @@ class Backbone:
                 raise ConfigError("pretraining", None, "must be given for source=lab")
             for task in self.pretraining.exposure:
                 check(task in self.tasks, "pretraining.exposure", task, one_of(self.tasks, task))
+            object.__setattr__(self, "parameters", self.pretraining.shape.parameters(lab_vocabulary(self.tasks)))
         else:
             check(bool(self.path), "path", self.path, "must name a local model directory for source=directory")
 

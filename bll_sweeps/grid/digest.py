@@ -1,14 +1,16 @@
-"""What stands for a local model directory in a job's id: its content, without reading tens of gigabytes of weights."""
+"""A local model directory without reading tens of gigabytes: what stands for it in a job's id, and how large it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 _WHOLE_BYTES = 64 * 2**20  # smaller files are read whole
 _BLOCK_BYTES = 2**16  # of larger ones, a block in each of _BLOCKS places
 _BLOCKS = 64
+_LONGEST_HEADER_BYTES = 100 * 10**6  # what safetensors itself accepts
 
 
 def directory_digest(folder: Path) -> str:
@@ -40,3 +42,29 @@ def _content(file: Path) -> str:
             stream.seek((size - _BLOCK_BYTES) * i // (_BLOCKS - 1))
             digest.update(stream.read(_BLOCK_BYTES))
     return digest.hexdigest()
+
+
+def weight_count(folder: Path) -> int:
+    """Weights of the model in `folder`: exact from safetensors headers, else two bytes each of .bin files; 0 if it
+    holds neither. Raises ValueError naming a file that is missing or no safetensors file (but a pointer of git-lfs).
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():  # beside the shards that it names, some models carry a second copy of the weights
+        files = [folder / name for name in sorted(set(json.loads(index.read_text()).get("weight_map", {}).values()))]
+    else:
+        single = folder / "model.safetensors"
+        files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if files:
+        return sum(_weights(file) for file in files)
+    return sum(file.stat().st_size for file in folder.glob("pytorch_model*.bin")) // 2
+
+
+def _weights(file: Path) -> int:
+    """Of the tensors that the header of a safetensors file names: 8 bytes of length, then JSON."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, _LONGEST_HEADER_BYTES)))
+        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"has no readable safetensors file {file.name} (is it downloaded whole?)") from None

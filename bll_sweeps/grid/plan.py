@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from bll_sweeps.grid.cell import KINDS, Cell, EvaluateJob, Job
 
-# What the disk says of a job. `stale`: done, but made by other code. `damaged`: its record, spec or outputs are
-# corrupt.
-State = Literal["new", "running", "done", "stale", "failed", "damaged"]
-STATES: tuple[State, ...] = ("new", "running", "done", "stale", "failed", "damaged")
+# What the disk says of a job. `stale`: done, but made by other code. `pruned`: done, its weights removed to save disk.
+# `damaged`: its record, spec or outputs are corrupt.
+State = Literal["new", "running", "done", "stale", "pruned", "failed", "damaged"]
+STATES: tuple[State, ...] = ("new", "running", "done", "stale", "pruned", "failed", "damaged")
 FINISHED: tuple[State, ...] = ("done", "stale")
 
 
@@ -52,16 +53,36 @@ class Plan:
     cells: tuple[CellJobs, ...]
     jobs: dict[str, PlannedJob]  # parents before children
 
-    @property
+    @cached_property
     def to_run(self) -> list[PlannedJob]:
-        """Jobs that a launch has to run (or that run already), parents first."""
-        return [job for job in self.jobs.values() if not job.finished]
+        """Jobs that a launch has to run (or that run already), parents first; a pruned one if one of these needs it."""
+        out: list[PlannedJob] = []
+        needed: set[str] = set()
+        for planned in reversed(self.jobs.values()):  # children first: they say what is needed
+            done = planned.job.id not in needed if planned.state == "pruned" else planned.finished
+            if not done:
+                out.append(planned)
+                needed.update(planned.job.parents)
+        return out[::-1]
+
+    def stale_as_new(self) -> Plan:
+        """The plan in which what other code made runs again."""
+        jobs = {i: PlannedJob(p.job, "new") if p.state == "stale" else p for i, p in self.jobs.items()}
+        return Plan(self.cells, jobs)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Jobs by kind and state, e.g. {"train": {"total": 28, "new": 28, "done": 0, ...}}."""
+        """Jobs by kind and state, e.g. {"train": {"total": 28, "new": 28, "done": 0, ...}}.
+
+        `pruned` are those to be run again; a pruned job that nothing needs is done.
+        """
+        again = {planned.job.id for planned in self.to_run}
         out: dict[str, dict[str, int]] = {}
         for kind in KINDS:
-            states = Counter(planned.state for planned in self.jobs.values() if planned.job.kind == kind)
+            states = Counter(
+                "done" if planned.state == "pruned" and planned.job.id not in again else planned.state
+                for planned in self.jobs.values()
+                if planned.job.kind == kind
+            )
             if states:
                 out[kind] = {"total": sum(states.values())} | {state: states[state] for state in STATES}
         return out
@@ -70,15 +91,9 @@ class Plan:
         """How many checkpoints the evaluations still to run have to load: those of one checkpoint share a load."""
         return len({p.job.checkpoint_id for p in self.to_run if isinstance(p.job, EvaluateJob)})
 
-    def summary(self, gpus: dict[str, float]) -> dict[str, Any]:
-        """The plan in the shape of `bll plan --json`; `gpus` gives GPU hours per job still to run, by kind."""
-        hours = sum(gpus.get(p.job.kind, 0.0) for p in self.to_run)
-        return {
-            "kinds": self.counts(),
-            "cells": len(self.cells),
-            "model_loads": self.model_loads(),
-            "gpu_hours": round(hours, 3),
-        }
+    def summary(self) -> dict[str, Any]:
+        """What `bll plan --json` says of the plan itself."""
+        return {"kinds": self.counts(), "cells": len(self.cells), "model_loads": self.model_loads()}
 
 
 def plan(cells: Iterable[Cell], state_of: Callable[[str], State]) -> Plan:

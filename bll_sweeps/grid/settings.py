@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bll_sweeps.errors import ConfigError
+from bll_sweeps.grid.resources import ResourceRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,8 @@ class Execution:
     """May not change a result beyond rounding; recorded as provenance of each attempt.
 
     micro_batch: rows per forward and backward pass (0: the whole batch). eval_batch: generations decoded side by side.
+    resources: what the jobs ask of a scheduler (grid/resources.py). keep: what stays on disk of a finished training:
+    its weights; its weights until all evaluations of it are done; or also the states for resuming.
     """
 
     name: str
@@ -22,15 +25,15 @@ class Execution:
     eval_batch: int = 256
     checkpoint_every_steps: int = 50
     log_every_steps: int = 10
-    gpus: int = 0
+    keep: Literal["weights", "until_evaluated", "all"] = "weights"
+    resources: dict[str, ResourceRule] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for key in ("threads", "eval_batch", "checkpoint_every_steps", "log_every_steps"):
             if getattr(self, key) < 1:
                 raise ConfigError(key, getattr(self, key), "must be >= 1")
-        for key in ("micro_batch", "gpus"):
-            if getattr(self, key) < 0:
-                raise ConfigError(key, getattr(self, key), "must be >= 0")
+        if self.micro_batch < 0:
+            raise ConfigError("micro_batch", self.micro_batch, "must be >= 0")
 
 
 @dataclass(frozen=True, kw_only=True)

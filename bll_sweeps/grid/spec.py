@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bll_sweeps.errors import ConfigError, StoreError
@@ -20,13 +20,14 @@ from bll_sweeps.store.records import read_json
 @dataclass(frozen=True)
 class Spec:
     """A job and how it runs. `labels` (the sweep that first launched it, names of its choices) are for people and
-    W&B.
+    W&B; `code` says which commit, dirty or not, and which versions of packages it was launched with.
     """
 
     job: Job
     execution: Execution
     tracker: Tracker
     labels: dict[str, Any]
+    code: dict[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         return {
@@ -36,6 +37,7 @@ class Spec:
             "execution": to_plain(self.execution),
             "tracker": to_plain(self.tracker),
             "labels": self.labels,
+            "code": self.code,
         }
 
 
@@ -44,7 +46,13 @@ def parse_spec(data: Any, job_id: str, source: str) -> Spec:
     remedy = "`bll retry` restores it from its sweep's launch record"
     try:
         job: Job = build(JOB_TYPES[data["kind"]], data["job"])
-        spec = Spec(job, build(Execution, data["execution"]), build(Tracker, data["tracker"]), dict(data["labels"]))
+        spec = Spec(
+            job,
+            build(Execution, data["execution"]),
+            build(Tracker, data["tracker"]),
+            dict(data["labels"]),
+            dict(data.get("code", {})),
+        )
     except (KeyError, TypeError, ConfigError) as error:
         raise StoreError(f"{source} is not a job's spec ({type(error).__name__}: {error}); {remedy}") from None
     if job.id != job_id:

@@ -13,6 +13,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,7 @@ def owner() -> dict[str, Any]:
         "pid_namespace": _pid_namespace(),
         "pid": pid,
         "start": process_start(pid),
+        "submission": os.environ.get("BLL_SUBMISSION", ""),
         "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
         "slurm_restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),
     }
@@ -91,11 +93,16 @@ class Claim:
         os.utime(self.path, (0, 0))
 
 
-def acquire(job: JobFiles) -> Claim | None:
-    """The claim on `job`, or None if another live process holds it (or was faster)."""
+def acquire(job: JobFiles, is_dead: Callable[[dict[str, Any]], bool] | None = None) -> Claim | None:
+    """The claim on `job`, or None if another live process holds it (or was faster).
+
+    `is_dead(owner)`: a second opinion on a claim whose heartbeat has not been silent for long enough (a scheduler that
+    knows the owner's end).
+    """
     job.claims.mkdir(parents=True, exist_ok=True)
     numbers = numbered(job.claims, "claim")
-    if numbers and is_live(job.claims / f"claim.{numbers[-1]}"):
+    last = job.claims / f"claim.{numbers[-1]}" if numbers else None
+    if last and is_live(last) and not (is_dead and is_dead(_owner_of(last))):
         return None
     number = numbers[-1] + 1 if numbers else 1
     path = job.claims / f"claim.{number}"
@@ -143,8 +150,8 @@ def is_live(path: Path) -> bool:
 
 def is_alive(who: dict[str, Any]) -> bool | None:
     """Whether the process that `owner()` described still runs; None if that cannot be told from here."""
-    here = (socket.gethostname(), _boot_id(), _pid_namespace())
-    if not all(here) or (who.get("host"), who.get("boot"), who.get("pid_namespace")) != here:
+    here = (_boot_id(), _pid_namespace())  # a boot id is one machine's; its host name may differ between namespaces
+    if not all(here) or (who.get("boot"), who.get("pid_namespace")) != here:
         return None
     return process_start(who["pid"]) == who["start"]
 

@@ -4,13 +4,19 @@
   jobs/<id>/spec.json             what to run, frozen (written before a job can be claimed)
            DONE -> attempt.<n>/record.json     a link, made last: presence means done
            claims/claim.<n>       who runs it; the highest n rules (claims.py)
-           attempt.<n>/           one try: log.txt attempt.json progress.json failure.json
+           attempt.<n>/           one try: log.txt attempt.json progress.json failure.json interrupted.json slurm.json
                        record.json and outputs (model/, metrics.jsonl, scores.jsonl ...)
                        checkpoints/step-<k>/, journal.jsonl: what the next attempt goes on from
+                       pruned.json: outputs that were removed to save disk (pruning.py)
   sweeps/<name>/launch.<n>.json   a manifest per launch: cells and their jobs
                 launch.<n>.specs.jsonl.gz      the specs again, to restore a damaged one
   workers/<stamp>/                one launch's workers: launcher.json, STOP, submitit's files and logs
+  submissions/<name>/             one sbatch: intent.json, submitted.json, RELEASED, ended.json, stopped.json
+                     private/     submitit's pickles, scripts and logs; only their owner can read or write them
+              claims/             which launch submits at the moment
+  code/<digest>/                  a snapshot of the code that SLURM jobs run from
   reports/<sweep>/                figures, tables, report.html
+  trash/                          what is being removed
 """
 
 from __future__ import annotations
@@ -52,8 +58,23 @@ class Attempt:
         return self.folder / "failure.json"
 
     @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
+    def interrupted(self) -> Path:
+        """The attempt was asked to stop and saved its state: how far it was, and how far when it began."""
+        return self.folder / "interrupted.json"
+
+    @property
+    def slurm(self) -> Path:
+        """The SLURM job that runs the attempt, and where: other ranks find the attempt by it."""
+        return self.folder / "slurm.json"
+
+    @property
+    def memory(self) -> Path:
+        """The highest memory use that was measured so far, written while the job runs."""
+        return self.folder / "memory.json"
+
+    def log(self, rank: int = 0) -> Path:
+        """What the job printed, by rank of a distributed training."""
+        return self.folder / (f"log.rank{rank}.txt" if rank else "log.txt")
 
     @property
     def checkpoints(self) -> Path:
@@ -62,6 +83,11 @@ class Attempt:
     @property
     def journal(self) -> Path:
         return self.folder / "journal.jsonl"
+
+    @property
+    def pruned(self) -> Path:
+        """Names the outputs that were removed although the record names them: they are not damaged."""
+        return self.folder / "pruned.json"
 
     @property
     def wandb(self) -> Path:
@@ -114,6 +140,10 @@ class SweepFiles:
         """Numbers of the launches, oldest first."""
         return numbered(self.folder, "launch", ".json")
 
+    def unsubmitted(self, number: int) -> Path:
+        """There when SLURM refused some of the launch's jobs: workers that finish try again."""
+        return self.folder / f"launch.{number}.unsubmitted"
+
 
 @dataclass(frozen=True)
 class WorkerFiles:
@@ -135,6 +165,49 @@ class WorkerFiles:
     def log(self) -> Path:
         """What a detached launcher prints."""
         return self.folder / "launcher.log"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One sbatch. Presence means done, here too: intent.json is written before sbatch, submitted.json after it,
+    RELEASED once its pickles and dependencies are in place.
+    """
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The unique name of the SLURM job."""
+        return self.folder.name
+
+    @property
+    def intent(self) -> Path:
+        """Which jobs its elements run, for which launch, submitted by whom."""
+        return self.folder / "intent.json"
+
+    @property
+    def submitted(self) -> Path:
+        """The number that SLURM gave it."""
+        return self.folder / "submitted.json"
+
+    @property
+    def released(self) -> Path:
+        return self.folder / "RELEASED"
+
+    @property
+    def ended(self) -> Path:
+        """Nothing of it is in SLURM's queue any more; why, if that is known."""
+        return self.folder / "ended.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Its remaining jobs were cancelled: too many failed alike, or somebody asked for it."""
+        return self.folder / "stopped.json"
+
+    @property
+    def private(self) -> Path:
+        """submitit's folder: pickles, scripts, logs."""
+        return self.folder / "private"
 
 
 @dataclass(frozen=True)
@@ -166,6 +239,33 @@ class Layout:
 
     def worker_pool(self, name: str) -> WorkerFiles:
         return WorkerFiles(self.root / "workers" / name)
+
+    @property
+    def launching(self) -> JobFiles:
+        """Its claim is held by the launch that submits to SLURM at the moment."""
+        return JobFiles(self.root / "submissions")
+
+    def submissions(self) -> list[Submission]:
+        """All submissions to SLURM, oldest first (their names begin with a time stamp)."""
+        folder = self.root / "submissions"
+        if not folder.is_dir():
+            return []
+        return [Submission(p) for p in sorted(folder.iterdir()) if p.name not in ("claims",) and p.is_dir()]
+
+    def submission(self, name: str) -> Submission:
+        return Submission(self.root / "submissions" / name)
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "code"
+
+    def code(self, digest: str) -> Path:
+        return self.snapshots / digest
+
+    @property
+    def trash(self) -> Path:
+        """What is being removed: renamed into it in one step, then deleted."""
+        return self.root / "trash"
 
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep

@@ -111,9 +111,25 @@ class Record:
     result: dict[str, Any]
     outputs: dict[str, dict[str, Any]]  # relative file name -> {"bytes", "sha256"}
 
+    def pruned(self) -> list[str]:
+        """Outputs that were removed to save disk, or are being removed (pruning.py)."""
+        try:
+            return list(read_json(self.attempt.pruned)["outputs"])
+        except FileNotFoundError:
+            return []
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """The files of `outputs` that are to be there: all but those of pruned outputs."""
+        pruned = self.pruned()
+        return {file: digest for file, digest in self.outputs.items() if not any(_of(file, name) for name in pruned)}
+
     def output(self, name: str) -> Path:
-        """Path of the output file or folder `name`; StoreError if one is missing or differs from its digest."""
-        files = [file for file in self.outputs if file == name or file.startswith(f"{name}/")]
+        """Path of the output file or folder `name`; StoreError if one is missing, pruned or differs from its digest."""
+        if name in self.pruned():
+            raise StoreError(
+                f"{self.attempt.output(name)} was pruned to save disk; a launch that needs it trains {self.job.id} anew"
+            )
+        files = [file for file in self.outputs if _of(file, name)]
         if not files:
             raise StoreError(
                 f"{self.attempt.record} names no output {name!r} (it has {', '.join(sorted(self.outputs))})"
@@ -125,6 +141,11 @@ class Record:
     def provenance(self) -> dict[str, Any]:
         """Times, host, code, versions and execution of the attempt that finished the job."""
         return read_json(self.attempt.provenance)
+
+
+def _of(file: str, name: str) -> bool:
+    """Whether the file belongs to the output file or folder `name`."""
+    return file == name or file.startswith(f"{name}/")
 
 
 def check_output(path: Path, digest: dict[str, Any]) -> None:

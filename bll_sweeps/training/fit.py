@@ -1,9 +1,9 @@
 """The training loop: fixed rows per optimiser step, a loss normalised over the whole step, checkpoints that
 resume exactly.
 
-Micro-batches, attempts and interruptions do not change the result: the rows of a step follow from the seed,
-the loss is divided by the tokens of the step, and a resumed run ends with the same bits as one that was never
-interrupted (CPU, same micro-batch and threads).
+Micro-batches, ranks, attempts and interruptions do not change the result: the rows of a step follow from the seed,
+the loss is divided by the tokens of the step over all ranks, and a resumed run ends with the same bits as one that was
+never interrupted (CPU, same micro-batch, threads and ranks; with others it differs by rounding).
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bll_sweeps.errors import Interrupted
 from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.objectives.family import has_survivor_count, kept
@@ -29,11 +31,13 @@ from bll_sweeps.training import checkpoint
 from bll_sweeps.training.data import Example
 from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place
 from bll_sweeps.training.packing import DataOrder, Sequences
+from bll_sweeps.training.ranks import SINGLE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 QUANTILES = {"p_q05": 0.05, "p_q25": 0.25, "p_q50": 0.5, "p_q75": 0.75, "p_q95": 0.95}
+_BEGINNING: dict[str, Any] = {"tokens": 0, "metrics": [], "timing": []}  # what a checkpoint knows besides its tensors
 _CHECKED_TOKENS = 16  # of the first sequence, for the start-up check of the model
 
 
@@ -60,47 +64,55 @@ def fit(
     timing: Path,
     on_progress: Callable[[int, int], None],
     on_row: Callable[[dict[str, Any]], None],
+    ranks: Ranks = SINGLE,
+    stop: Callable[[], bool] = lambda: False,
 ) -> FitResult:
-    """Trains `model` in place and leaves it in eval mode.
+    """Trains `model` in place and leaves it in eval mode; with several (connected) ranks on each of them alike.
 
     checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, newest first, whose newest
     complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
     checkpoint carried over. on_progress(steps done, steps in all) after every step; on_row(row) for every
-    metrics row, carried-over ones included, with the columns of its timing row. Raises FloatingPointError, naming
-    step, objective and learning rate, when a loss or gradient is not finite.
+    metrics row, carried-over ones included, with the columns of its timing row; both on every rank, while rank 0 alone
+    writes files. stop() is asked in every step: once it is true on any rank the step is finished and saved, and all
+    ranks raise Interrupted (after the last step there is nothing to interrupt). Raises FloatingPointError, naming step,
+    objective and learning rate, when a loss or gradient is not finite, and PeerLost when another rank is gone.
     """
-    device = _prepare(model, recipe, execution)
+    device = _prepare(model, recipe, execution, ranks)
     sequences = Sequences.of(examples)
     check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]))
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
     optimizer = make_optimizer(model, recipe)
-    first, tokens, log = 0, 0, Log(metrics, timing, [], [])
-    found = checkpoint.latest([checkpoints, *earlier])
+    found = ranks.broadcast(checkpoint.latest([checkpoints, *earlier]) if ranks.leads else None)
+    first, state = 0, _BEGINNING
     if found:
         found.restore(model, optimizer)
-        first, tokens = found.step, found.state["tokens"]
-        log = Log(metrics, timing, found.state["metrics"], found.state["timing"])
-    trainer = _Trainer(model, sequences, objective, recipe, execution.micro_batch, device, optimizer)
+        first, state = found.step, found.state
+    tokens, log = state["tokens"], Log(metrics, timing, state["metrics"], state["timing"], write=ranks.leads)
+    trainer = _Trainer(model, sequences, objective, recipe, execution.micro_batch, device, optimizer, ranks, stop)
     with deterministic(), log:
         for row, times in zip(log.metrics, log.timing, strict=True):
             on_row(row | times)  # those from before the checkpoint too: a mirror of this attempt is then whole
         on_progress(first, total)
         for step in range(first, total):
             rate = learning_rate(recipe, step, total)
-            torch.manual_seed(order.seed(step))  # for dropout, where a model has any
+            torch.manual_seed(order.seed(step, ranks.rank))  # for dropout, where a model has any
             rows = order.rows(step)
             outcome = trainer.step(rows, rate, step)
             tokens += int(sequences.supervised[rows].sum())
             done = step + 1
             log.count(sequences.input_tokens(rows))
             if done % execution.log_every_steps == 0 or done == total:
-                row = {"step": done, "tokens": tokens, "learning_rate": rate, **outcome.statistics(objective)}
+                row = {"step": done, "tokens": tokens, "learning_rate": rate, **outcome.statistics(objective, ranks)}
                 on_row(log.add(row))
-            if done % execution.checkpoint_every_steps == 0 and done < total:
+            stopping = outcome.stop and done < total
+            due = done % execution.checkpoint_every_steps == 0 and done < total
+            if (due or stopping) and ranks.leads:
                 state = {"tokens": tokens, "metrics": log.metrics, "timing": log.timing}
                 checkpoint.save(checkpoints, done, model, optimizer, state)
             on_progress(done, total)
+            if stopping:
+                raise Interrupted(f"stopped at step {done} of {total} and saved it")
     model.eval()
     return FitResult(steps=total, tokens=tokens, final=dict(log.metrics[-1]))
 
@@ -110,17 +122,18 @@ def fit(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """One optimiser step, seen before its update: log p of its supervised tokens, the loss and the gradient's
-    norm.
+    """One optimiser step, seen before its update: log p of the supervised tokens of this rank, the loss and the
+    gradient's norm over all ranks, and whether any of them was asked to stop.
     """
 
     logps: list[Tensor]
     loss: float
     grad_norm: float
+    stop: bool
 
-    def statistics(self, objective: Objective) -> dict[str, float]:
+    def statistics(self, objective: Objective, ranks: Ranks) -> dict[str, float]:
         """The columns of a metrics row that describe the step's tokens: nll in nats, p over tokens."""
-        logp = torch.cat(self.logps)
+        logp = ranks.gather(torch.cat(self.logps))
         p = logp.exp().double()
         quantiles = torch.quantile(p, torch.tensor(list(QUANTILES.values()), dtype=p.dtype, device=p.device))
         return {
@@ -145,33 +158,30 @@ class _Trainer:
         micro_batch: int,
         device: torch.device,
         optimizer: torch.optim.Optimizer,
+        ranks: Ranks,
+        stop: Callable[[], bool],
     ):
         self._model, self._sequences, self._objective, self._recipe = model, sequences, objective, recipe
         self._micro_batch, self._device, self._optimizer = micro_batch, device, optimizer
+        self._ranks, self._stop = ranks, stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def step(self, rows: Any, rate: float, step: int) -> _Outcome:
-        """One update from the given rows. Gradients are of (sum of f) / (tokens or survivors of the whole
-        step).
+    def step(self, rows: np.ndarray, rate: float, step: int) -> _Outcome:
+        """One update from the step's rows, of which each rank computes its share. Gradients are of (sum of f) /
+        (tokens or survivors of the whole step, over all ranks).
         """
         self._optimizer.zero_grad(set_to_none=True)
         survivors = has_survivor_count(self._objective)
         denominator = 1 if survivors else int(self._sequences.supervised[rows].sum())
-        losses, logps = [], []
-        for _, batch in self._sequences.micro_batches(rows, self._micro_batch, self._device):
-            with self._autocast():
-                hidden = hidden_states(self._model, batch)
-            head = head_weight(self._model)
-            if self._recipe.dtype == "bfloat16":
-                hidden, head = hidden.bfloat16(), head.bfloat16()
-            loss, logp = objective_loss(hidden, head, batch.targets, self._objective, denominator)
-            loss.backward()
-            losses.append(loss.detach())
-            logps.append(logp)
-        value = torch.stack(losses).sum().item()
+        value, logps = self._gradients(rows, denominator)
+        kept_here = sum(int(kept(self._objective, logp).sum()) for logp in logps) if survivors else 0
+        # In one go, and before the gradients: this is where a lost peer is noticed at once (see Ranks.sum).
+        trained_here = [p.grad is not None for p in self._parameters]
+        value, kept_tokens, stops, *trained = self._ranks.sum([value, kept_here, self._stop(), *trained_here])
+        self._ranks.sum_gradients([p for p, somewhere in zip(self._parameters, trained, strict=True) if somewhere])
         if survivors:
             # The survivors are known only now; the gradient is linear in 1 / denominator.
-            count = max(1, sum(int(kept(self._objective, logp).sum()) for logp in logps))
+            count = max(1, kept_tokens)
             value /= count
             torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], 1.0 / count)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm).item()
@@ -183,7 +193,26 @@ class _Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        return _Outcome(logps, value, norm)
+        return _Outcome(logps, value, norm, stops > 0)
+
+    def _gradients(self, rows: np.ndarray, denominator: int) -> tuple[float, list[Tensor]]:
+        """Leaves the gradients of this rank's share of the rows in the parameters. Returns its part of the loss and
+        the log p of its supervised tokens; without rows there are none of either.
+        """
+        dtype = torch.float64 if self._recipe.dtype == "float64" else torch.float32
+        losses, logps = [], [torch.empty(0, dtype=dtype, device=self._device)]
+        rows = self._sequences.share(rows, self._ranks.rank, self._ranks.world_size)
+        for _, batch in self._sequences.micro_batches(rows, self._micro_batch, self._device):
+            with self._autocast():
+                hidden = hidden_states(self._model, batch)
+            head = head_weight(self._model)
+            if self._recipe.dtype == "bfloat16":
+                hidden, head = hidden.bfloat16(), head.bfloat16()
+            loss, logp = objective_loss(hidden, head, batch.targets, self._objective, denominator)
+            loss.backward()
+            losses.append(loss.detach())
+            logps.append(logp)
+        return torch.stack(losses).sum().item() if losses else 0.0, logps
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._recipe.dtype == "bfloat16":
@@ -227,19 +256,21 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
 
 class Log:
     """metrics.jsonl (the same bytes for every run of a job) and timing.jsonl (what differs), carried over a
-    resume.
+    resume; both only kept in memory unless `write`.
     """
 
-    def __init__(self, metrics: Path, timing: Path, rows: list[dict[str, Any]], times: list[dict[str, Any]]):
-        self.metrics, self.timing = rows, times
-        self._paths = metrics, timing
+    def __init__(
+        self, metrics: Path, timing: Path, rows: list[dict[str, Any]], times: list[dict[str, Any]], *, write: bool
+    ):
+        self.metrics, self.timing = [*rows], [*times]
+        self._paths = (metrics, timing) if write else ()
         self._files: list[TextIO] = []
         self._clock = time.perf_counter()
         self._elapsed = times[-1]["elapsed_s"] if times else 0.0
         self._tokens = 0
 
     def __enter__(self) -> Log:
-        for path, rows in zip(self._paths, (self.metrics, self.timing), strict=True):
+        for path, rows in zip(self._paths, (self.metrics, self.timing), strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._files.append(path.open("w", encoding="utf-8"))
             self._files[-1].writelines(_line(row) for row in rows)
@@ -267,8 +298,9 @@ class Log:
             "tokens_per_s": round(self._tokens / max(seconds, 1e-9), 1),
         }
         self._tokens = 0
-        for file, rows, new in zip(self._files, (self.metrics, self.timing), (row, times), strict=True):
-            rows.append(new)
+        self.metrics.append(row)
+        self.timing.append(times)
+        for file, new in zip(self._files, (row, times), strict=False):
             file.write(_line(new))
             file.flush()
         return row | times
@@ -278,9 +310,9 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution) -> torch.device:
+def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution, ranks: Ranks) -> torch.device:
     """Puts the model on its device, to train; bfloat16 computes in bfloat16 on float32 master weights."""
-    device = place(model, execution)
+    device = place(model, execution, ranks)
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
     model.train()
     return device

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bll_sweeps.errors import ConfigError, StoreError, UsageError
+from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.store.records import fsync_folder
+from bll_sweeps.training.ranks import SINGLE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,15 +58,14 @@ def load_checkpoint(
     return model, load_tokenizer(folder)
 
 
-def place(model: PreTrainedModel, execution: Execution) -> torch.device:
-    """Sets torch's threads and moves the model to the execution's device, which is returned."""
+def place(model: PreTrainedModel, execution: Execution, ranks: Ranks = SINGLE) -> torch.device:
+    """Sets torch's threads and moves the model to this rank's device, which is returned."""
     if torch.get_num_threads() != execution.threads:
         torch.set_num_threads(execution.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`; read when cuBLAS starts
-    available = torch.cuda.is_available()
-    if execution.device == "cuda" and not available:
-        raise ConfigError("execution.device", "cuda", "is not available here: torch sees no GPU")
-    device = torch.device("cuda" if available and execution.device != "cpu" else "cpu")
+    device = ranks.device(execution)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # for what asks for "cuda" and means this process's
     model.to(device)
     return device
 

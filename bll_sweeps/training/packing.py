@@ -61,6 +61,16 @@ class Sequences:
         """Tokens that the model reads for these rows, padding not counted."""
         return int(self._inputs[rows].sum())
 
+    def share(self, rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+        """Those of a step's rows that `rank` computes: each row is one rank's, and all get about as many rows and
+        tokens. A rank of a short batch may get none.
+        """
+        if world_size == 1:
+            return rows  # in their own order, on which the bits of a sum depend
+        longest_first = rows[np.argsort(-self._inputs[rows], kind="stable")]
+        turn = np.arange(len(rows)) % (2 * world_size)  # dealt out there and back
+        return longest_first[np.minimum(turn, 2 * world_size - 1 - turn) == rank]
+
     def micro_batches(
         self, rows: np.ndarray, size: int, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[np.ndarray, MicroBatch]]:
@@ -69,8 +79,9 @@ class Sequences:
         """
         if 0 < size < len(rows):
             rows = rows[np.argsort(self._inputs[rows], kind="stable")]
-        for start in range(0, len(rows), size or len(rows)):
-            part = rows[start : start + (size or len(rows))]
+        size = size or max(1, len(rows))
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
             yield part, self.micro_batch(part, device)
 
     def micro_batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> MicroBatch:
@@ -103,9 +114,10 @@ class DataOrder:
         parts = [self._permutation(e)[place[place // self._rows == e] % self._rows] for e in epochs]
         return np.concatenate(parts)
 
-    def seed(self, step: int) -> int:
-        """For whatever else is random in the step."""
-        return int(np.random.SeedSequence([self._seed, 1, step]).generate_state(1, np.uint64)[0])
+    def seed(self, step: int, rank: int = 0) -> int:
+        """For whatever else is random in the rank's part of the step."""
+        entropy = [self._seed, 1, step] + ([rank] if rank else [])
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != epoch:

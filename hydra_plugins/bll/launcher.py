@@ -1,21 +1,29 @@
-"""`hydra/launcher=local`: declares the composed cells and runs their jobs with local workers."""
+"""`hydra/launcher=local` and `hydra/launcher=slurm`: declare the composed cells, then run or submit their jobs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from bll_sweeps.cluster.launch import Prepared
+
+_POLICY = ("confirm_above_gpu_hours", "confirmed", "canary", "rerun_stale", "detach")  # not the launch record's
 
 
-class LocalLauncher(Launcher):
-    def __init__(self, workers: int, timeout_min: int, detach: bool, rerun_stale: bool):
-        self._options: dict[str, Any] = {"workers": workers, "timeout_min": timeout_min, "detach": detach}
-        self._rerun_stale = rerun_stale
+class _DeclaringLauncher(Launcher):
+    name: Literal["local", "slurm"]
+
+    def __init__(self, **options: Any):
+        plain: Any = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+        self._policy = {key: plain.pop(key) for key in _POLICY}
+        self._options: dict[str, Any] = plain
         self._config: DictConfig | None = None
         self._context: HydraContext | None = None
 
@@ -26,18 +34,17 @@ class LocalLauncher(Launcher):
         """One JobReturn per cell: failed if one of its jobs did not end well. Submitted-only cells count as
         completed.
         """
-        from bll_sweeps.cluster.launch import declare, resolve_cells
-        from bll_sweeps.cluster.local import LocalOptions, run_declared
+        from bll_sweeps.cluster.launch import confirm, prepare, resolve_cells
         from bll_sweeps.errors import JobsFailed
         from bll_sweeps.grid.schema.grids import as_composed
 
         assert self._config is not None and self._context is not None
-        options = LocalOptions(**self._options)
         composed = as_composed(self._context.config_loader, self._config, job_overrides)
-        declared = declare(composed.name, resolve_cells(composed.cells), sys.argv, rerun_stale=self._rerun_stale)
-        status = run_declared(declared, options)
-        bad = {job.id for job in status.jobs if job.state in ("failed", "blocked", "damaged")}
-        jobs_of = {cell.cell.overrides: set(cell.ids().values()) for cell in declared.plan.cells}
+        prepared = prepare(resolve_cells(composed.cells), self._site())
+        confirm(prepared, self._policy["confirm_above_gpu_hours"], confirmed=self._policy["confirmed"])
+        status = self._run(composed.name, prepared)
+        bad = {job.id for job in status.jobs if job.state in ("failed", "blocked", "damaged")} if status else set()
+        jobs_of = {cell.cell.overrides: set(cell.ids().values()) for cell in prepared.plan.cells}
         returns = []
         for overrides, cell in zip(job_overrides, composed.cells, strict=True):
             failed = jobs_of.get(cell.overrides, set()) & bad  # none of its own: the same cell as another one
@@ -45,3 +52,49 @@ class LocalLauncher(Launcher):
             ret.return_value = JobsFailed(status.verdict()) if failed else None
             returns.append(ret)
         return returns
+
+    def _declare(self, name: str, prepared: Prepared) -> Any:
+        from bll_sweeps.cluster import launch
+
+        record = launch.Launcher(self.name, self._options)
+        policy = {key: self._policy[key] for key in ("rerun_stale", "canary")}
+        return launch.declare(name, prepared, sys.argv, launcher=record, **policy)
+
+    def _site(self) -> Any:
+        """Resource rules of the launcher; complains about options that cannot be used."""
+        raise NotImplementedError
+
+    def _run(self, name: str, prepared: Prepared) -> Any:
+        """Declares and runs or submits; the sweep's status, or None if it was only submitted."""
+        raise NotImplementedError
+
+
+class LocalLauncher(_DeclaringLauncher):
+    name = "local"
+
+    def _site(self) -> Any:
+        from bll_sweeps.cluster.local import LocalOptions
+
+        LocalOptions(**self._options)
+        return {}
+
+    def _run(self, name: str, prepared: Prepared) -> Any:
+        from bll_sweeps.cluster.local import LocalOptions, run_declared
+
+        options = LocalOptions(**self._options, detach=self._policy["detach"])
+        return run_declared(self._declare(name, prepared), options)
+
+
+class SlurmLauncher(_DeclaringLauncher):
+    name = "slurm"
+
+    def _site(self) -> Any:
+        from bll_sweeps.cluster.slurm import SlurmOptions
+        from bll_sweeps.grid.build import build
+
+        return build(SlurmOptions, self._options, "hydra.launcher").resources
+
+    def _run(self, name: str, prepared: Prepared) -> Any:
+        from bll_sweeps.cluster.slurm import submit_declared
+
+        submit_declared(self._declare(name, prepared))

@@ -12,12 +12,13 @@ from bll_sweeps.errors import ConfigError, one_of
 from bll_sweeps.grid.axes import Backbone, Benchmark, Domain, LabTask, Objective, Recipe
 from bll_sweeps.grid.build import build
 from bll_sweeps.grid.cell import Cell
-from bll_sweeps.grid.digest import directory_digest
+from bll_sweeps.grid.digest import directory_digest, weight_count
 from bll_sweeps.grid.schema.config import Lab, Paths
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.store.records import file_sha256
 
 T = TypeVar("T")
+Found = TypeVar("Found", str, int)
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,18 @@ class Resolver:
         if cls is Backbone and data["source"] == "lab":
             return data | {"tasks": _plain_tasks(tasks)}
         if cls is Backbone and data.get("path"):
-            return data | {"digest": _digest(directory_digest, data["path"], "backbone.path")}
+            digest = _found(directory_digest, data["path"], "backbone.path")
+            return data | {"digest": digest, "parameters": _found(weight_count, data["path"], "backbone.path")}
         if cls is Domain and data["source"] == "lab":
             known = _plain_tasks(tasks)
             if data["task"] not in known:
                 raise ConfigError("domain.task", data["task"], one_of(known, data["task"]))
             return data | {"lab": known[data["task"]]}
         if cls is Domain and data.get("path"):
-            return data | {"digest": _digest(file_sha256, data["path"], "domain.path")}
+            return data | {"digest": _found(file_sha256, data["path"], "domain.path")}
         if cls is Benchmark:
             data = data | {"task_digest": self._task_digest(data["task"])}
-            return data | {"digest": _digest(file_sha256, data["path"], "benchmark.path")} if data.get("path") else data
+            return data | {"digest": _found(file_sha256, data["path"], "benchmark.path")} if data.get("path") else data
         return data
 
 
@@ -98,10 +100,10 @@ def _plain_tasks(tasks: dict[str, LabTask] | None) -> dict[str, Any]:
 
 
 @cache
-def _digest(digest: Callable[[Path], str], path: str, key: str) -> str:
-    """Once per path of a launch; ConfigError naming `key` for what cannot be read."""
+def _found(find: Callable[[Path], Found], path: str, key: str) -> Found:
+    """What `find` tells of a path, once per path of a launch; ConfigError naming `key` for what cannot be read."""
     try:
-        return digest(Path(path))
+        return find(Path(path))
     except OSError as error:
         raise ConfigError(key, path, f"cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -1,0 +1,43 @@
+"""`bll cancel`: a sweep, or one job, on SLURM or in local workers. What has been done stays; launching goes on."""
+
+from __future__ import annotations
+
+from bll_sweeps.cluster import slurm
+from bll_sweeps.cluster.status import find_job, live_pools, read_manifest
+from bll_sweeps.errors import UsageError
+from bll_sweeps.store.layout import Layout
+
+
+def cancel_sweep(layout: Layout, sweep: str) -> str:
+    """Stops whatever runs or waits for the sweep's last launch; a sentence on what that was."""
+    manifest = read_manifest(layout, sweep)  # an unknown name is an error
+    if manifest["launcher"]["name"] == "slurm":
+        layout.sweep(sweep).unsubmitted(manifest["launch"]).unlink(missing_ok=True)  # nobody tops it up
+        number = slurm.cancel(layout, manifest["jobs"])
+        return f"{sweep}: {_jobs(number)} cancelled; nothing is lost, launching again goes on"
+    pools = live_pools(layout, sweep)
+    if pools is None:
+        raise UsageError(f"sweep={sweep!r} was launched on another machine: cancel it there")
+    for pool in pools:
+        pool.stop.touch()
+    launches = f"{len(pools)} launch{'' if len(pools) == 1 else 'es'} asked to stop"
+    return f"{sweep}: {launches if pools else 'no launch is running'}" + (
+        "; nothing is lost, launching again goes on" if pools else ""
+    )
+
+
+def cancel_job(layout: Layout, text: str) -> str:
+    """Takes one job, and what waits for it, out of SLURM's queue. UsageError for a job that is not there."""
+    try:
+        job_id = find_job(layout, text)
+    except UsageError:
+        raise UsageError(
+            f"{text!r} is neither a sweep ({', '.join(layout.sweeps())}) nor a job of {layout.root}"
+        ) from None
+    if not slurm.cancel(layout, [job_id]):
+        raise UsageError(f"job={job_id!r} is not in SLURM's queue")
+    return f"{job_id}: cancelled; nothing is lost, launching its sweep again goes on"
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"

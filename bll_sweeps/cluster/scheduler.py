@@ -1,0 +1,133 @@
+"""SLURM's commands, as few calls as possible. What SLURM says is a hint about liveness; what is done is on disk.
+
+Submitting itself is submitit's (slurm.py). A command that does not answer raises SchedulerUnavailable: that is never
+taken for a job's failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bll_sweeps.errors import JobsFailed
+
+# States from which a job does not come back by itself.
+_ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+_FORMAT = "%F|%K|%A|%j|%T|%r|%M"
+
+
+class SchedulerUnavailable(JobsFailed):
+    """SLURM's controller does not answer, or its commands are not here."""
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One element of an array (index None: a job that is no array), as squeue shows it."""
+
+    job: str
+    index: int | None
+    raw_id: str  # $SLURM_JOB_ID in the element itself, once it has started
+    name: str
+    state: str
+    reason: str
+    elapsed: str
+
+    @property
+    def id(self) -> str:
+        return self.job if self.index is None else f"{self.job}_{self.index}"
+
+    @property
+    def live(self) -> bool:
+        """Pending, running, or on its way from one to the other."""
+        return self.state not in _ENDED
+
+    @property
+    def held(self) -> bool:
+        return self.state == "PENDING" and self.reason == "JobHeldUser"
+
+
+def queue(names: Iterable[str]) -> list[QueueEntry]:
+    """All elements of the jobs with these names that SLURM still knows, in one call; none for no names."""
+    wanted = ",".join(names)
+    if not wanted:
+        return []
+    text = _call(["squeue", "--noheader", "--states=all", "--array", f"--name={wanted}", f"--format={_FORMAT}"])
+    entries = []
+    for line in text.splitlines():
+        job, index, raw_id, name, state, reason, elapsed = line.split("|")
+        entries.append(QueueEntry(job, int(index) if index.isdigit() else None, raw_id, name, state, reason, elapsed))
+    return entries
+
+
+def state(raw_id: str) -> str | None:
+    """State of the job with that $SLURM_JOB_ID, '' if SLURM knows it no more, None if SLURM does not answer."""
+    try:
+        text = _call(["squeue", "--noheader", f"--jobs={raw_id}", "--states=all", "--format=%T"])
+    except SchedulerUnavailable as error:
+        return "" if "Invalid job id" in str(error) else None
+    return text.partition("\n")[0].strip()
+
+
+def ended(state: str | None) -> bool:
+    """Whether a job in that state is surely not running (see `state`)."""
+    return state == "" or state in _ENDED
+
+
+def max_array_size() -> int:
+    """How many elements one array may have."""
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call(["scontrol", "show", "config"]))
+    return max(1, int(found[1]) - 1) if found else 1000  # its highest index is MaxArraySize - 1
+
+
+def release(job: str) -> None:
+    _call(["scontrol", "release", job])
+
+
+def requeue(raw_id: str) -> None:
+    """Puts a running job back into the queue; SLURM ends its processes."""
+    _call(["scontrol", "requeue", raw_id])
+
+
+def depend(dependencies: Sequence[tuple[str, str]]) -> None:
+    """Sets the dependency of each (element id, dependency), through one scontrol."""
+    if not dependencies:
+        return
+    commands = "".join(f"update jobid={element} dependency={dependency}\n" for element, dependency in dependencies)
+    _call(["scontrol", "--quiet"], commands)
+
+
+def cancel(ids: Sequence[str], *, pending_only: bool = False) -> None:
+    """Cancels jobs or elements. Those that have ended already are no error."""
+    for start in range(0, len(ids), 500):  # a command line has an end
+        _call(["scancel", "--quiet", *(["--state=PENDING"] if pending_only else []), *ids[start : start + 500]])
+
+
+def _call(command: list[str], text: str = "") -> str:
+    """The command's output. Bounded: a controller that hangs is as good as none."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SQUEUE_")}
+    try:
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=60, env=environment, check=False
+        )
+    except FileNotFoundError:
+        raise SchedulerUnavailable(f"there is no {command[0]} here: SLURM's commands are needed") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerUnavailable(f"{command[0]} did not answer within 60 s") from None
+    complaint = " ".join(done.stderr.split())
+    if done.returncode or (text and complaint):  # scontrol reports what it reads from stdin only on stderr
+        raise SchedulerUnavailable(f"{command[0]} failed: {complaint or f'exit status {done.returncode}'}")
+    return done.stdout

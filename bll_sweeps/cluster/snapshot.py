@@ -1,0 +1,47 @@
+"""The code that SLURM jobs run from: a copy taken at launch, named by its content, so that editing the checkout
+changes no queued job. Sweeps launched from the same code share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bll_sweeps.store.layout import Layout
+
+_PACKAGES = ("bll_sweeps", "jobs")  # what a worker imports of ours
+
+
+def take(layout: Layout) -> Path:
+    """The folder to put on $PYTHONPATH; copied if the run root does not hold this code yet."""
+    top = Path(__file__).parents[2]
+    sources = {path: path.read_bytes() for path in _sources(top)}
+    digest = hashlib.sha256()
+    for path, content in sources.items():
+        digest.update(f"{path.relative_to(top).as_posix()}\0{len(content)}\0".encode() + content)
+    folder = layout.code(digest.hexdigest()[:16])
+    if folder.is_dir():
+        return folder
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    for path, content in sources.items():
+        copy = temporary / path.relative_to(top)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another launch was faster with the same code
+        shutil.rmtree(temporary)
+        if not folder.is_dir():
+            raise
+    return folder
+
+
+def _sources(top: Path) -> Iterator[Path]:
+    for package in _PACKAGES:
+        for path in sorted((top / package).rglob("*")):
+            if path.is_file() and path.suffix in (".py", ".yaml"):
+                yield path
