@@ -29,6 +29,7 @@ class JobContext:
     ranks: Ranks = SINGLE
     stop: Callable[[], bool] = lambda: False
     _told: float = field(default=0.0)
+    _began: tuple[float, int] | None = None  # when progress was first told, and how far it was
     _steps: list[int] = field(default_factory=list)
 
     @property
@@ -84,10 +85,13 @@ class JobContext:
     def _tell(self, done: int, total: int, unit: str) -> None:
         """Writes progress.json (for `bll status`); at most twice a second, and not flushed: a lost one does no harm."""
         now = time.monotonic()
+        self._began = self._began or (now, done)
         if self.ranks.leads and (now - self._told >= 0.5 or done >= total):
             self._told = now
+            since, first = self._began
+            left_s = (total - done) * (now - since) / (done - first) if done > first else None
             temporary = self.attempt.progress.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"done": done, "total": total, "unit": unit}))
+            temporary.write_text(json.dumps({"done": done, "total": total, "unit": unit, "left_s": left_s}))
             temporary.replace(self.attempt.progress)
 
     @contextmanager

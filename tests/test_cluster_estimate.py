@@ -13,7 +13,7 @@ import pytest
 from cells import make_cell
 
 from bll_sweeps.cluster import measured
-from bll_sweeps.cluster.estimate import Estimate, Row, duration, estimate, size
+from bll_sweeps.cluster.estimate import Estimate, Row, estimate
 from bll_sweeps.cluster.measured import Measured, size_of
 from bll_sweeps.errors import UsageError
 from bll_sweeps.grid import cost
@@ -319,27 +319,6 @@ def test_the_json_has_hours_by_kind_and_backbone_and_the_text_lines_up(tmp_path:
     assert line.split() == ["train", "lab-x", "1", "-", "-", "-", "30", "min", "±", "8%", "30", "min", "measured"]
     assert len({line.index("lab-") for line in lines if "lab-" in line}) == 1
     assert any(line.startswith("on 2 workers: ~") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.0 s"),
-        (4.24, "4.2 s"),
-        (25, "25 s"),
-        (150, "2.5 min"),
-        (3000, "50 min"),
-        (12_240, "3.4 h"),
-        (4e5, "111 h"),
-    ],
-)
-def test_durations_are_short(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [(512, "512 bytes"), (1.2 * 2**30, "1.2 GiB"), (5e13, "45 TiB")])
-def test_sizes_are_short(count: float, text: str) -> None:
-    assert size(count) == text
 
 
 @pytest.mark.slow

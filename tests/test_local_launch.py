@@ -293,7 +293,7 @@ def test_a_cancelled_launch_leaves_no_worker_and_waiting_for_it_says_so(tmp_path
     root = tmp_path / "runs"
     assert bll("launch", *SWEEP, "--detach").returncode == 0
     wait_for(lambda: list(root.glob("jobs/*/attempt.1/attempt.json")))
-    assert "1 launches asked to stop" in bll("cancel").stdout
+    assert "1 pool of workers asked to stop" in bll("cancel").stdout
     done = bll("wait", "--timeout", "60")
     assert done.returncode == 1
     assert "no worker is left" in done.stderr

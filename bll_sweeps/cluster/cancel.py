@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bll_sweeps.cluster import slurm
 from bll_sweeps.cluster.status import find_job, live_pools, read_manifest
+from bll_sweeps.cluster.words import plural
 from bll_sweeps.errors import UsageError
 from bll_sweeps.store.layout import Layout
 
@@ -14,16 +15,15 @@ def cancel_sweep(layout: Layout, sweep: str) -> str:
     if manifest["launcher"]["name"] == "slurm":
         layout.sweep(sweep).unsubmitted(manifest["launch"]).unlink(missing_ok=True)  # nobody tops it up
         number = slurm.cancel(layout, manifest["jobs"])
-        return f"{sweep}: {_jobs(number)} cancelled; nothing is lost, launching again goes on"
+        return f"{sweep}: {plural(number, 'job')} cancelled; nothing is lost, launching again goes on"
     pools = live_pools(layout, sweep)
     if pools is None:
         raise UsageError(f"sweep={sweep!r} was launched on another machine: cancel it there")
     for pool in pools:
         pool.stop.touch()
-    launches = f"{len(pools)} launch{'' if len(pools) == 1 else 'es'} asked to stop"
-    return f"{sweep}: {launches if pools else 'no launch is running'}" + (
-        "; nothing is lost, launching again goes on" if pools else ""
-    )
+    if not pools:
+        return f"{sweep}: no launch is running"
+    return f"{sweep}: {plural(len(pools), 'pool')} of workers asked to stop; nothing is lost, launching again goes on"
 
 
 def cancel_job(layout: Layout, text: str) -> str:
@@ -37,7 +37,3 @@ def cancel_job(layout: Layout, text: str) -> str:
     if not slurm.cancel(layout, [job_id]):
         raise UsageError(f"job={job_id!r} is not in SLURM's queue")
     return f"{job_id}: cancelled; nothing is lost, launching its sweep again goes on"
-
-
-def _jobs(number: int) -> str:
-    return "1 job" if number == 1 else f"{number} jobs"

@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from bll_sweeps.cluster import words
 from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.errors import StoreError
 from bll_sweeps.grid.spec import read_spec
@@ -102,23 +103,14 @@ class Collected:
             items = self.of(reason)
             if not items:
                 continue
-            lines.append(f"{size_text(sum(size for _, size in items)):>10}  {len(items):5}  {IN_WORDS[reason]}")
+            lines.append(f"{words.size(sum(size for _, size in items)):>10}  {len(items):5}  {IN_WORDS[reason]}")
             paths = [(item.path.relative_to(self.layout.root), size) for item, size in items]
-            lines += [f"{'':19}{size_text(size):>10}  {path}" for path, size in paths[:largest]]
+            lines += [f"{'':19}{words.size(size):>10}  {path}" for path, size in paths[:largest]]
             if len(paths) > largest:
                 lines.append(f"{'':31}... and {len(paths) - largest} more (--json names all)")
         verb = "may go; without --dry-run it does" if self.dry_run else "removed"
-        lines.append(f"{size_text(self.bytes):>10}  {len(self.items):5}  {verb} ({self.layout.root})")
+        lines.append(f"{words.size(self.bytes):>10}  {len(self.items):5}  {verb} ({self.layout.root})")
         return "\n".join(lines)
-
-
-def size_text(size: float) -> str:
-    """1536 -> '1.5 KiB'."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = 0
-    while size >= 1024 and power < len(units) - 1:
-        size, power = size / 1024, power + 1
-    return f"{size:.1f} {units[power]}" if power else f"{size:.0f} B"
 
 
 def collect(layout: Layout, *, dry_run: bool = False, weights: bool = False) -> Collected:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bll_sweeps.cluster.measured import HOWS, How, JobCost, Measured, size_of
+from bll_sweeps.cluster.words import duration, plural, size
 from bll_sweeps.errors import UsageError
 from bll_sweeps.grid import cost
 from bll_sweeps.grid.cell import EvaluateJob, Job, PretrainJob, TrainJob
@@ -102,7 +103,7 @@ class Estimate:
         about = "" if self.share_measured > 0.999 else "~"
         total = f"{about}{duration(self.job_hours * 3600)} of job time"
         total += f", {about}{self.gpu_hours:.3g} GPU-hours" if gpus else ""
-        slots = f"{self.slots} {'GPU' if gpus else 'worker'}{'' if self.slots == 1 else 's'}"
+        slots = plural(self.slots, "GPU" if gpus else "worker")
         least = f"no order of the jobs takes less than {duration(self.lower_bound_s)}"
         lines += [
             f"{total}; {self.share_measured:.0%} of it from measured times of jobs alike",
@@ -233,27 +234,6 @@ def _disk(
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Two significant digits or so: `4.2 s`, `25 s`, `3.1 min`, `12 min`, `3.4 h`, `120 h`."""
-    for unit, length, until in (("s", 1, 90), ("min", 60, 90 * 60)):
-        if seconds < until:
-            return f"{_short(seconds / length)} {unit}"
-    return f"{_short(seconds / 3600)} h"
-
-
-def size(count: float) -> str:
-    """Bytes in the largest unit that leaves a number above 1: `1.2 GiB`."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{_short(count)} {unit}"
-        count /= 1024
-    return f"{_short(count)} TiB"
-
-
-def _short(number: float) -> str:
-    return f"{number:.1f}" if number < 9.95 else f"{number:.0f}"
 
 
 def _hours(seconds: float) -> float:

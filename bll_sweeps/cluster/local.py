@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bll_sweeps.cluster.launch import Declared
-from bll_sweeps.cluster.progress import Progress, duration, headline
+from bll_sweeps.cluster.progress import Progress, headline
 from bll_sweeps.cluster.status import SweepStatus, SweepWatch, job_names
+from bll_sweeps.cluster.words import duration, plural
 from bll_sweeps.cluster.worker import Worker
 from bll_sweeps.errors import ConfigError, JobsFailed
 from bll_sweeps.store.claims import owner, process_start
@@ -62,7 +63,7 @@ def run_declared(declared: Declared, options: LocalOptions) -> SweepStatus:
     pool = declared.layout.worker_pool(f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     pool.folder.mkdir(parents=True, mode=0o700)
     print(
-        f"{declared.sweep}: {left} jobs on {len(devices)} worker{'s' if len(devices) > 1 else ''} "
+        f"{declared.sweep}: {plural(left, 'job')} on {plural(len(devices), 'worker')} "
         f"(launch {declared.launch}, {declared.layout.root})",
         flush=True,
     )

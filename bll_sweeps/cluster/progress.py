@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bll_sweeps.cluster.status import SHOWN, JobStatus, SweepStatus
+from bll_sweeps.cluster.words import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
@@ -89,15 +90,6 @@ def headline(status: SweepStatus, workers: int) -> str:
     if eta and not status.finished:
         text += f", about {duration(eta)} to go"
     return text
-
-
-def duration(seconds: float) -> str:
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
 def print_status(status: SweepStatus, name_of: Callable[[str], str], console: Console | None = None) -> None:

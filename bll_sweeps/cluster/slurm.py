@@ -30,6 +30,7 @@ from bll_sweeps.cluster.notice import Notice
 from bll_sweeps.cluster.scheduler import SchedulerUnavailable
 from bll_sweeps.cluster.status import failure, read_manifest
 from bll_sweeps.cluster.submissions import Queue, QueueView, Submitted, end, intend, read_submission, settle
+from bll_sweeps.cluster.words import plural
 from bll_sweeps.errors import ConfigError, JobsFailed, StoreError, UsageError
 from bll_sweeps.grid.build import build
 from bll_sweeps.grid.resources import ResourceRule, Shape, shape_of
@@ -109,8 +110,8 @@ def submit_declared(declared: Declared) -> None:
         return
     kinds = ", ".join(f"{n} {kind}" for kind, n in outcome.submitted.items())
     total = sum(outcome.submitted.values())
-    calls = f"{outcome.sbatch_calls} call{'' if outcome.sbatch_calls == 1 else 's'} of sbatch"
-    print(f"{name}: submitted {total} jobs ({kinds or 'none'}) with {calls} (launch {declared.launch})")
+    calls = f"{plural(outcome.sbatch_calls, 'call')} of sbatch"
+    print(f"{name}: submitted {plural(total, 'job')} ({kinds or 'none'}) with {calls} (launch {declared.launch})")
     if outcome.left:
         why = "; ".join(dict.fromkeys(outcome.left.values()))
         print(f"{name}: {len(outcome.left)} jobs are left unsubmitted: {why}")

@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bll_sweeps.cluster.words import duration
 from bll_sweeps.code import code_digest
 from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.grid.cell import KINDS
@@ -241,8 +242,8 @@ class SweepWatch:
         for job_id, entry in jobs.items():
             states[job_id] = self._job(job_id, entry["kind"], entry["parents"], states, view)
         seconds: dict[str, list[float]] = {}
-        for job_id, duration in self._done.items():
-            seconds.setdefault(jobs[job_id]["kind"], []).append(duration)
+        for job_id, took in self._done.items():
+            seconds.setdefault(jobs[job_id]["kind"], []).append(took)
         m = self.manifest
         head = (m["sweep"], m["launch"], m["created_at"], len(m["cells"]))
         return SweepStatus(*head, list(states.values()), seconds, view.problem if view else "")
@@ -260,10 +261,8 @@ class SweepWatch:
         queued = view.live(job_id) if view else None
         where = queued.id if queued else ""
         if state == "running" and not (view and view.has_ended(live_claim(files))):
-            done, total, unit = _progress(files)
-            return JobStatus(
-                job_id, kind, "running", f"{done}/{total} {unit}" if total else "starting", done, total, where
-            )
+            done, total, detail = _progress(files)
+            return JobStatus(job_id, kind, "running", detail, done, total, where)
         if state == "failed":
             found = failure(files)
             return JobStatus(job_id, kind, "failed", found["message"] if found else "")
@@ -365,9 +364,14 @@ def _seconds(files: JobFiles) -> float:
 
 
 def _progress(files: JobFiles) -> tuple[int, int, str]:
+    """(done, total, in words with the time to go) of the running attempt."""
     attempts = files.attempts()
     try:
         data = json.loads(Path(attempts[-1].progress).read_text()) if attempts else {}
     except (OSError, json.JSONDecodeError):
         data = {}  # not told yet
-    return data.get("done", 0), data.get("total", 0), data.get("unit", "")
+    done, total, left_s = data.get("done", 0), data.get("total", 0), data.get("left_s")
+    if not total:
+        return 0, 0, "starting"
+    left = f", about {duration(left_s)} left" if left_s and done < total else ""
+    return done, total, f"{done}/{total} {data.get('unit', '')}{left}"
