@@ -151,7 +151,7 @@ def test_a_training_of_the_papers_size_is_hours_of_an_h200_and_not_minutes_or_da
     changes = {"recipe.steps": 0, "recipe.batch_size": 256, "recipe.dtype": "bfloat16"}
     train = of_size(7_600_000_000, **changes).train
     assert train
-    shape = Shape(gpus=2, tasks=2, gres="gpu:h200:2")
+    shape = Shape(gpus=2, tasks=2, gpu_type="h200")
     hours = cost.seconds(train, Size(rows=67_600, row_tokens=500.0), CUDA, shape) / 3600
     assert 0.2 < hours < 2
 
@@ -170,7 +170,7 @@ def test_ranks_share_a_training_and_nothing_else() -> None:
     [
         (CPU, Shape(), "a CPU core"),
         (CUDA, Shape(gpus=1), "H100"),
-        (CUDA, Shape(gpus=1, gres="gpu:a100:1"), "A100"),
+        (CUDA, Shape(gpus=1, gpu_type="a100"), "A100"),
         (CUDA, Shape(gpus=1, constraint="H200"), "H200"),
         (replace(CPU, device="auto"), Shape(gpus=1, partition="a100-long"), "A100"),
         (replace(CPU, device="auto"), Shape(), "a CPU core"),

@@ -284,16 +284,19 @@ def test_the_readme_tells_every_command(tmp_path: Path) -> None:
 
 def test_the_choices_in_the_readme_can_be_planned(tmp_path: Path) -> None:
     for text in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
-        named = re.search(r"^# (\w+/\w+\.yaml) ", text, re.MULTILINE)  # a comment names the file
+        named = re.search(r"^# ((?:\w+/)+\w+\.yaml) ", text, re.MULTILINE)  # a comment names the file
         assert named, text
         file = tmp_path / named[1]
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     (tmp_path / "data").mkdir()
     for part in ("train", "test"):
         (tmp_path / f"data/riddles.{part}.jsonl").write_text('{"question": "What has keys?", "answer": "a piano"}\n')
     assert "2 cells" in bll("plan", "objective=nll,p4", "benchmark=riddles", folder=tmp_path)
     assert "mine: 13 cells" in bll("plan", "sweep=mine", folder=tmp_path)
+    assert "on 2 GPUs" in bll(
+        "plan", "sweep=smoke", "execution=cuda", "hydra/launcher=mysite", "--gpus", "2", folder=tmp_path
+    )
 
 
 # --- the wheel ----------------------------------------------------------------------------------------------

@@ -340,12 +340,14 @@ def sbatch_parameters(options: SlurmOptions, shape: Shape, name: str, environmen
     }
     if shape.memory_gib is not None:
         out["mem"] = f"{round(shape.memory_gib * 1024)}M"
-    if shape.gpus and not shape.gres:
-        out["gpus_per_node"] = shape.gpus
+    model = f":{shape.gpu_type}" if shape.gpu_type else ""
+    gpus = [f"gpu{model}:{shape.gpus}"] if shape.gpus else []
+    if gres := ",".join([*gpus, *filter(None, [shape.gres])]):  # older clusters know no --gpus-per-node
+        out["gres"] = gres
     if options.notify == "mail" and "-notice-" in name:
         out |= {"mail_type": "END,FAIL"} | ({"mail_user": options.mail_user} if options.mail_user else {})
     return out | {
-        key: value for key in ("partition", "account", "qos", "constraint", "gres") if (value := getattr(shape, key))
+        key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(shape, key))
     }
 
 

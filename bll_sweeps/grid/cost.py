@@ -49,10 +49,10 @@ DEFAULT_GPU = "h100"
 
 
 def hardware_of(execution: Execution, shape: Shape) -> Hardware:
-    """The GPU that the job's gres, constraint or partition names, else DEFAULT_GPU; a core for execution.device=cpu."""
+    """The GPU that the job's gpu_type, constraint or partition names, else DEFAULT_GPU; for device=cpu a core."""
     if execution.device == "cpu" or (execution.device == "auto" and not shape.gpus):
         return CPU_CORE
-    asked = f"{shape.gres} {shape.constraint} {shape.partition}".lower()
+    asked = f"{shape.gpu_type} {shape.constraint} {shape.partition}".lower()
     return next((gpu for name, gpu in GPUS.items() if name in asked), GPUS[DEFAULT_GPU])
 
 

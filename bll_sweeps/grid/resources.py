@@ -20,7 +20,7 @@ class ResourceRule:
     `above_billion` parameters.
 
     gpus, tasks, cpus and memory_gib are per node; `tasks` are the ranks of a training (default: one per GPU), and
-    `cpus` are per task.
+    `cpus` are per task. `gpu_type` is the site's name of the model; `gres` is for anything but GPUs.
     """
 
     kinds: tuple[str, ...] = ()
@@ -35,6 +35,7 @@ class ResourceRule:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    gpu_type: str | None = None
     gres: str | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class ResourceRule:
             value = getattr(self, key)
             if value is not None and value < low:
                 raise ConfigError(key, value, f"must be >= {low}")
+        if "gpu" in (self.gres or ""):
+            raise ConfigError("gres", self.gres, "must not name GPUs: say gpus and gpu_type instead")
         if self.memory_gib is not None and not self.memory_gib > 0:
             raise ConfigError("memory_gib", self.memory_gib, "must be > 0")
 
@@ -70,6 +73,7 @@ class Shape:
     account: str = ""
     qos: str = ""
     constraint: str = ""
+    gpu_type: str = ""
     gres: str = ""
 
     @property
