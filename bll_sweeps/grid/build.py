@@ -40,6 +40,17 @@ def build(cls: type[T], data: Any, key: str = "") -> T:
         raise (error.under(key) if key else error) from None
 
 
+_SHARED: dict[tuple[type, str], Any] = {}  # the choices of a grid: few, whatever the number of its jobs
+
+
+def shared(cls: type[T], data: Any, key: str = "") -> T:
+    """As `build`, but equal data give one and the same value: thousands of jobs share few of them."""
+    memo = (cls, repr(data))
+    if memo not in _SHARED:
+        _SHARED[memo] = build(cls, data, key)
+    return _SHARED[memo]
+
+
 def _join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else str(name)
 
@@ -65,7 +76,7 @@ def _value(hint: Any, item: Any, key: str) -> Any:
             raise ConfigError(key, item, "must be a mapping")
         return {str(k): _value(args[1], v, _join(key, str(k))) for k, v in item.items()}
     if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), item, key)
+        return shared(typing.cast(type, hint), item, key)
     return _scalar(hint, item, key)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bll_sweeps.errors import ConfigError, StoreError
 from bll_sweeps.grid.axes import to_plain
-from bll_sweeps.grid.build import build
+from bll_sweeps.grid.build import build, shared
 from bll_sweeps.grid.cell import JOB_TYPES, Job
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.store.layout import JobFiles
@@ -48,8 +48,8 @@ def parse_spec(data: Any, job_id: str, source: str) -> Spec:
         job: Job = build(JOB_TYPES[data["kind"]], data["job"])
         spec = Spec(
             job,
-            build(Execution, data["execution"]),
-            build(Tracker, data["tracker"]),
+            shared(Execution, data["execution"]),
+            shared(Tracker, data["tracker"]),
             dict(data["labels"]),
             dict(data.get("code", {})),
         )
