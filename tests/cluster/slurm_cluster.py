@@ -196,11 +196,14 @@ class Slurm:
         self.scontrol("requeue", job)
 
     def start_requeued(self) -> list[str]:
-        """Let requeued jobs begin now; the ids of those that were waiting for their time."""
+        """Let requeued jobs begin in a second; the ids of those that were waiting for their time.
+
+        In the very second in which they ended their node refuses them ("Job credential revoked"), and they fail.
+        """
         listing = self.squeue("--noheader", "--states=PENDING", "--array", "--format=%i\t%r").splitlines()
         waiting = [line.split("\t")[0] for line in listing if line.endswith("\tBeginTime")]
         for job in waiting:
-            self.scontrol("update", f"jobid={job}", "starttime=now")
+            self.scontrol("update", f"jobid={job}", "starttime=now+1")
         return waiting
 
     def pids_of(self, job: str) -> list[int]:
