@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bll_sweeps.cluster.scheduler import SchedulerUnavailable
 from bll_sweeps.errors import JobsFailed, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         code = _complain(error, USAGE)
+    except SchedulerUnavailable as error:
+        code = _complain(f"SLURM does not answer ({error}): nothing is lost, try again when it does", FAILED)
     except (JobsFailed, StoreError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # `bll status | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -434,7 +437,7 @@ def _with_problems(problems: Sequence[str]) -> int:
     return FAILED if problems else DONE
 
 
-def _complain(error: Exception, code: int) -> int:
+def _complain(error: Exception | str, code: int) -> int:
     print(f"bll: {error}", file=sys.stderr)
     return code
 

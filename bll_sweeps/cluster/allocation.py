@@ -55,26 +55,31 @@ class Asked:
 
     def __init__(self) -> None:
         self.to_stop_at: float | None = None
-        self.to_end = False
+        self._terminated = False
         signal.signal(signal.SIGUSR2, self._stop)
         signal.signal(signal.SIGTERM, self._end)
+
+    @property
+    def anything(self) -> bool:
+        return self.to_stop or self._terminated
 
     @property
     def to_stop(self) -> bool:
         return self.to_stop_at is not None
 
-    def tell_apart(self) -> None:
+    def to_end(self) -> bool:
         """SIGTERM to a job that SLURM still calls running begins its preemption: time to save the state. To one that
         was cancelled or requeued it is the end.
         """
-        if self.to_end and not self.to_stop and scheduler.state(os.environ.get("SLURM_JOB_ID", "")) == "RUNNING":
-            self.to_end, self.to_stop_at = False, time.monotonic()
+        if self._terminated and not self.to_stop and scheduler.state(os.environ.get("SLURM_JOB_ID", "")) == "RUNNING":
+            self._terminated, self.to_stop_at = False, time.monotonic()
+        return self._terminated
 
     def _stop(self, *_: object) -> None:
         self.to_stop_at = self.to_stop_at or time.monotonic()
 
     def _end(self, *_: object) -> None:
-        self.to_end = True
+        self._terminated = True
 
 
 @dataclass
@@ -112,7 +117,7 @@ class _Element:
             from submitit.helpers import TorchDistributedEnvironment
 
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        preload()
+        preload(lambda: self._asked.anything)
         preload_tracker(self._layout, [job for lane in self._lanes for job in lane.jobs])
         advance = self._lead if self._rank == 0 else self._follow
         while sum([advance(lane) for lane in self._lanes]):  # all of them, every time
@@ -124,7 +129,7 @@ class _Element:
     def _lead(self, lane: Lane) -> bool:
         if lane.child is not None:
             return self._attend(lane, lane.child)
-        if self._asked.to_stop or self._asked.to_end:
+        if self._asked.to_end() or self._asked.to_stop:
             return False
         lane.jobs = [job for job in lane.jobs if not self._over(job)]
         ready = [job for job in lane.jobs if self._parents_done(job)]
@@ -144,15 +149,15 @@ class _Element:
         """As a rank other than 0: joins the attempts that rank 0 begins."""
         if lane.child is not None:
             status = lane.child.poll()
-            self._pass_on(lane)
             if status is None:
+                self._pass_on(lane)
                 return True
             if status not in (0, STOPPED):
                 lane.child.record_crash(status)
                 os._exit(FAILED)  # srun then ends the other ranks
             lane.child = None
         lane.jobs = [job for job in lane.jobs if not self._over(job)]
-        if not lane.jobs or self._asked.to_stop or self._asked.to_end:
+        if not lane.jobs or self._asked.to_end() or self._asked.to_stop:
             return False
         for job in lane.jobs:
             attempt = self._attempt_of_rank_0(self._layout.job(job))
@@ -178,8 +183,7 @@ class _Element:
     def _pass_on(self, lane: Lane) -> None:
         """Tells the child what SLURM asked for; one that takes too long to stop is ended."""
         assert lane.child is not None
-        self._asked.tell_apart()
-        if self._asked.to_end:
+        if self._asked.to_end():
             lane.child.kill()
             lane.child.release()
             if self._rank == 0:
@@ -244,7 +248,7 @@ class _Element:
             return DONE  # rank 0 decides what becomes of the job
         unfinished = [job for lane in self._lanes for job in lane.jobs if not self._over(job)]
         tried = [held for lane in self._lanes for held in lane.tried]
-        if self._asked.to_end:
+        if self._asked.to_end():
             return 128 + signal.SIGTERM
         if self._asked.to_stop and unfinished and not self._give_up_on_stuck(unfinished):
             self._requeue(unfinished)
@@ -257,34 +261,40 @@ class _Element:
 
     def _requeue(self, unfinished: Sequence[str]) -> None:
         """Back into the queue; returns only if SLURM will not. While its controller is away, it is asked again."""
-        while True:
+        slurm_job = os.environ["SLURM_JOB_ID"]
+        while not self._asked.to_end():
             try:
-                scheduler.requeue(os.environ["SLURM_JOB_ID"])
+                scheduler.requeue(slurm_job)
                 print(f"requeued: {len(unfinished)} jobs go on later", flush=True)
-                while True:
-                    time.sleep(1)  # SLURM ends this process
+                break
             except SchedulerUnavailable as error:
                 print(f"cannot requeue: {error}", flush=True)
-                if self._asked.to_end:
-                    sys.exit(128 + signal.SIGTERM)
-                if not any(word in str(error) for word in ("contact", "connect", "Transport", "did not answer")):
+                away = any(word in str(error) for word in ("contact", "connect", "Transport", "did not answer"))
+                state = scheduler.state(slurm_job)
+                if state not in (None, "RUNNING"):
+                    break  # SLURM was faster: a grace time was over, or the job was cancelled
+                if state == "RUNNING" and not away:
                     for job in unfinished:
                         attempts = self._layout.job(job).attempts()
                         if attempts:
                             write_failure(attempts[-1], f"SLURM did not requeue it ({error}); its state is saved")
                     return
                 time.sleep(2)
+        while not self._asked.to_end():
+            time.sleep(_POLL_S)  # SLURM ends this process
+        sys.exit(128 + signal.SIGTERM)
 
     def _give_up_on_stuck(self, unfinished: Sequence[str]) -> bool:
         """Jobs that were stopped again and again without having reached anything new have failed. True if that leaves
-        nothing to go on with.
+        nothing to go on with. Attempts that never began, those behind the running one in its batch, do not count.
         """
         left = 0
         for job in unfinished:
-            attempts = self._layout.job(job).attempts()
+            attempts = [attempt for attempt in self._layout.job(job).attempts() if attempt.provenance.exists()]
             if len(attempts) >= _PATIENCE and not any(advanced(attempt) for attempt in attempts[-_PATIENCE:]):
                 hint = "raise its time_min, or lower execution.checkpoint_every_steps"
-                write_failure(attempts[-1], f"stopped {_PATIENCE} times in a row without reaching a new step: {hint}")
+                message = f"stopped {_PATIENCE} times in a row without reaching a new step: {hint}"
+                write_failure(self._layout.job(job).attempts()[-1], message)
             else:
                 left += 1
         return not left

@@ -49,12 +49,21 @@ class Bucket:
     elements: tuple[Element, ...]
     after: tuple[tuple[Place, ...], ...]
 
+    def places(self) -> dict[str, Place]:
+        """Where each of its jobs is."""
+        return {job: Place(self.name, i) for i, e in enumerate(self.elements) for lane in e for job in lane}
+
     def part(self, start: int, stop: int) -> Bucket:
         return dataclasses.replace(self, elements=self.elements[start:stop], after=self.after[start:stop])
 
 
 def plan_buckets(
-    waiting: Sequence[Waiting], queued: Mapping[str, Place], *, jobs_per_allocation: int = 1, max_elements: int = 1000
+    waiting: Sequence[Waiting],
+    queued: Mapping[str, Place],
+    *,
+    jobs_per_allocation: int = 1,
+    max_elements: int = 1000,
+    prefix: str = "",
 ) -> tuple[list[Bucket], list[str]]:
     """(buckets, parents' before children's; ids of jobs that must wait outside the queue).
 
@@ -77,10 +86,10 @@ def plan_buckets(
             shape = jobs[lanes[0][0]].shape
             size = 1 if shape.ranks > 1 else jobs_per_allocation
             for part in _chunks(_elements(lanes, jobs, places, size), max_elements):
-                name = f"{kind}.{len(buckets)}"
+                name = f"{prefix}{kind}.{len(buckets)}"
                 after = tuple(_after(element, jobs, places) for element in part)
                 buckets.append(Bucket(name, kind, _scaled(shape, max(map(len, part))), tuple(part), after))
-                places |= {job: Place(name, i) for i, e in enumerate(part) for lane in e for job in lane}
+                places |= buckets[-1].places()
     return buckets, left
 
 
@@ -167,7 +176,14 @@ def _scaled(shape: Shape, lanes: int) -> Shape:
     if lanes == 1:
         return shape
     memory = None if shape.memory_gib is None else shape.memory_gib * lanes
-    return dataclasses.replace(shape, gpus=shape.gpus * lanes, cpus=shape.cpus * lanes, memory_gib=memory)
+    gres = ",".join(_times(part, lanes) for part in shape.gres.split(",")) if shape.gres else ""
+    return dataclasses.replace(shape, gpus=shape.gpus * lanes, cpus=shape.cpus * lanes, memory_gib=memory, gres=gres)
+
+
+def _times(gres: str, number: int) -> str:
+    """`gpu:a100:2` -> `gpu:a100:8`; without a count it is one."""
+    name, _, count = gres.rpartition(":")
+    return f"{name}:{int(count) * number}" if name and count.isdigit() else f"{gres}:{number}"
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

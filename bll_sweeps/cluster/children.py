@@ -84,7 +84,12 @@ class Child:
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                _child(layout, self.batch, environment or {}, rank)
+                try:
+                    _child(layout, self.batch, environment or {}, rank)
+                except BaseException:
+                    logging.getLogger("bll").exception("the child could not start, or end")
+                finally:
+                    os._exit(1)  # whatever went wrong, as on a full disk: the child must not go on as its parent
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
 
@@ -111,8 +116,10 @@ class Child:
         os.waitpid(self.pid, 0)
 
     def record_crash(self, status: int) -> None:
-        """After a child that died: the job that was running, the first that neither ended nor failed, has failed."""
-        if status in (0, 1, STOPPED):
+        """After a child that died, or could not record its failure: the job that it was at, the first that neither
+        ended nor failed, has failed. OSError if that cannot be recorded either, as on a full disk.
+        """
+        if status in (0, STOPPED):
             return
         for held in self.batch:
             if held.attempt.interrupted.exists():
@@ -139,8 +146,10 @@ class Child:
             peak = int(status.partition("VmHWM:")[2].split()[0])
             if peak > 1.05 * self.peak_kib:
                 self.peak_kib = peak
-                current = next(h for h in self.batch if not is_done(self._layout.job(h.job_id)))
-                write_memory(current.attempt, peak)
+                for held in self.batch:
+                    if not is_done(self._layout.job(held.job_id)):
+                        write_memory(held.attempt, peak)  # of the first that is not done: the one that runs
+                        break
 
 
 def write_memory(attempt: Attempt, peak_kib: int) -> None:
@@ -169,12 +178,15 @@ def crash_message(status: int, peak_kib: int = 0) -> str:
     return f"the job's process was killed by {name}{hint}"
 
 
-def preload() -> None:
-    """Imports what jobs need, once per worker. No tensor operation, no thread: the worker forks afterwards."""
+def preload(stop: Callable[[], bool] = lambda: False) -> None:
+    """Imports what jobs need, once per worker. No tensor operation, no thread: the worker forks afterwards. It takes
+    seconds: once stop() is true, the rest is left out.
+    """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # jobs never reach for a hub: data and models are local
     for name in _PRELOAD:
-        importlib.import_module(name)
+        if not stop():
+            importlib.import_module(name)
 
 
 def preload_tracker(layout: Layout, jobs: Sequence[str]) -> None:

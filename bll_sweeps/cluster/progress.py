@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ _COLOUR = {
     "done": "green",
     "running": "cyan",
     "pending": "default",
+    "unsubmitted": "yellow",
     "failed": "red",
     "blocked": "yellow",
     "damaged": "magenta",
@@ -83,9 +85,11 @@ class Progress:
 def headline(status: SweepStatus, workers: int) -> str:
     """`63/93 jobs done, 2 failed, about 1 min 20 s to go`."""
     text = f"{status.number('done')}/{len(status.jobs)} jobs done"
-    for state in ("failed", "blocked", "damaged"):
+    for state in ("failed", "blocked", "damaged", "unsubmitted"):
         if status.number(state):
             text += f", {status.number(state)} {state}"
+    if status.problem:
+        text += f"; SLURM does not answer ({status.problem})"
     eta = status.eta_s(workers)
     if eta and not status.finished:
         text += f", about {duration(eta)} to go"
@@ -93,7 +97,7 @@ def headline(status: SweepStatus, workers: int) -> str:
 
 
 def print_status(status: SweepStatus, name_of: Callable[[str], str], console: Console | None = None) -> None:
-    """The table of `bll status`: counts by kind, then what runs, and what failed or is blocked and why."""
+    """What `bll status` prints: counts by kind, what waits in the queue for what, then single jobs: what is wrong."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -114,9 +118,16 @@ def print_status(status: SweepStatus, name_of: Callable[[str], str], console: Co
             str(counts["total"]),
         )
     console.print(table)
-    for state in ("running", "failed", "damaged", "blocked"):
+    for (kind, why), number in waiting(status).items():
+        console.print(f"pending {number} {kind}: {escape(why)}")
+    for state in ("running", "unsubmitted", "failed", "damaged", "blocked"):
         for job in _some([job for job in status.jobs if job.state == state]):
             console.print(f"[{_COLOUR[state]}]{state}[/] {job.id} ({escape(name_of(job.id))}): {escape(job.detail)}")
+
+
+def waiting(status: SweepStatus) -> Counter[tuple[str, str]]:
+    """How many jobs of each kind wait in SLURM's queue for what (its reason)."""
+    return Counter((job.kind, job.detail) for job in status.jobs if job.state == "pending" and job.detail)
 
 
 def _some(jobs: list[JobStatus], most: int = 20) -> list[JobStatus]:

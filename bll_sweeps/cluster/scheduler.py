@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bll_sweeps.errors import JobsFailed
 
@@ -27,6 +28,13 @@ _ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
+# What sbatch says when there are too many jobs for now, and when the controller could not be asked.
+_FULL = re.compile(r"SubmitJob|temporarily|queue full|too many jobs", re.IGNORECASE)
+_OUTAGE = re.compile(
+    r"unable to contact|did not answer|timed out|transport|connect|communication|socket|zero bytes|unable to load"
+    r"|authentic",
+    re.IGNORECASE,
+)
 _FORMAT = "%F|%K|%A|%j|%T|%r|%M"
 
 
@@ -87,10 +95,51 @@ def ended(state: str | None) -> bool:
     return state == "" or state in _ENDED
 
 
+def refusal(message: str) -> Literal["full", "outage", "mistake"]:
+    """What sbatch's complaint means: too many jobs for now, no answer, or something that it will never take.
+
+    It says "job submit limit, user's size and/or time limits" of all limits alike; the name before it tells which.
+    """
+    unnamed = "accounting/QOS policy" in message and not re.search(r"\b(Assoc|QOS)[A-Z]", message)
+    if unnamed or _FULL.search(message):
+        return "full"
+    return "outage" if _OUTAGE.search(message) else "mistake"
+
+
+def one_line(complaint: str) -> str:
+    """What sbatch printed on stderr, less its own name."""
+    lines = (line.removeprefix("sbatch:").strip().removeprefix("error:").strip() for line in complaint.splitlines())
+    return "; ".join(filter(None, lines))
+
+
+def objection(script: str) -> str:
+    """What sbatch would say against the script, were it to run at once; '' if nothing.
+
+    --test-only also objects while the nodes are down, so that a job far in the future decides: it is cancelled again.
+    """
+    if not _sbatch(script, "--test-only").returncode:
+        return ""
+    done = _sbatch(script, "--begin=now+30days")
+    if done.returncode:
+        return one_line(done.stderr)
+    cancel([done.stdout.strip().partition(";")[0]])
+    return ""
+
+
+def _sbatch(script: str, option: str) -> subprocess.CompletedProcess[str]:
+    command = ["sbatch", "--parsable", option]
+    try:
+        return subprocess.run(command, input=script, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        raise SchedulerUnavailable("there is no sbatch here: SLURM's commands are needed") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerUnavailable("sbatch did not answer within 60 s") from None
+
+
 def max_array_size() -> int:
     """How many elements one array may have."""
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", _call(["scontrol", "show", "config"]))
-    return max(1, int(found[1]) - 1) if found else 1000  # its highest index is MaxArraySize - 1
+    return max(1, int(found[1])) if found else 1000  # indices are below MaxArraySize; 0: there are no arrays
 
 
 def release(job: str) -> None:

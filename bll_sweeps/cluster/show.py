@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bll_sweeps.cluster.status import damage, failure, find_job, job_state, last_sweep, read_manifest
+from bll_sweeps.cluster.submissions import Queue
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.cell import KINDS
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import live_claim
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import read_record
+
+_ASK_SLURM_S = 5.0
 
 
 def show(layout: Layout, text: str) -> str:
@@ -76,8 +79,8 @@ def _outcome(files: JobFiles, state: str) -> list[str]:
 
 
 def log_text(layout: Layout, job_id: str, *, follow: bool = False, attempt: int = 0, rank: int = 0) -> Iterator[str]:
-    """The log of the job's attempt (0: the last) in pieces; with `follow` until the job no longer runs, over to the
-    next attempt where one begins. UsageError if there is none.
+    """The log of the job's attempt (0: the last) in pieces; with `follow` until the job neither runs nor waits in
+    SLURM's queue, over to the next attempt where one begins. UsageError if there is none.
     """
     files = layout.job(job_id)
     attempts = files.attempts()
@@ -91,9 +94,9 @@ def log_text(layout: Layout, job_id: str, *, follow: bool = False, attempt: int 
     chosen = files.attempt(attempt) if attempt else attempts[-1]
     if rank and not chosen.log(rank).exists() and not follow:
         raise UsageError(f"rank={rank} has no log in attempt {chosen.number} of {job_id}")
-    position = 0
+    position, may_go_on = 0, _may_go_on(layout, files)
     while True:
-        running = job_state(files) == "running"  # asked before reading, so that the last lines are not missed
+        unfinished = may_go_on() if follow else False  # asked before reading, so that the last lines are not missed
         log = chosen.log(rank)
         if log.exists():
             with log.open(errors="replace") as stream:
@@ -105,7 +108,22 @@ def log_text(layout: Layout, job_id: str, *, follow: bool = False, attempt: int 
         if follow and not attempt and newest != chosen:
             chosen, position = newest, 0
             yield f"--- attempt {newest.number} ---\n"
-        elif not follow or not running:
+        elif not unfinished:
             return
         else:
             time.sleep(0.5)
+
+
+def _may_go_on(layout: Layout, files: JobFiles) -> Callable[[], bool]:
+    """Whether the job runs, or may run again by itself: SLURM is asked every few seconds while it does not run."""
+    queue = Queue(layout)
+    asked, queued = -1e9, False
+
+    def may_go_on() -> bool:
+        nonlocal asked, queued
+        state = job_state(files)
+        if state == "new" and time.monotonic() - asked > _ASK_SLURM_S:
+            queued, asked = queue.look([files.id]).live(files.id) is not None, time.monotonic()
+        return state == "running" or (state == "new" and queued)
+
+    return may_go_on

@@ -13,7 +13,6 @@ import dataclasses
 import io
 import logging
 import os
-import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -42,9 +41,7 @@ from jobs.attempt import claimed
 log = logging.getLogger("bll")
 # A user's own ./jobs folder must not shadow ours (as python -P); threads are the execution's to say.
 _ENVIRONMENT = ("export PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1",)
-# What sbatch says when there are too many jobs for now, and when it could not ask the controller.
-_LIMIT = re.compile(r"limit|temporarily|too many|MaxSubmit|quota", re.IGNORECASE)
-_OUTAGE = re.compile(r"unable to contact|timed out|transport|connect|communication|socket", re.IGNORECASE)
+_SBATCH_S = 20  # where SLURM's queue is full sbatch tries again for two minutes, which is too long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +87,16 @@ class Mistaken(UsageError):
     """sbatch will never take it: a mistake in the site or the resources. Nothing was submitted."""
 
 
-def submit(layout: Layout, sweep: str, launch: int, *, patience_s: float = 3600) -> Outcome:
-    """Gives everything of the launch that is neither done, failed nor in the queue to SLURM, and returns.
+def submit(layout: Layout, sweep: str, launch: int, *, patience_s: float = 3600, topping_up: bool = False) -> Outcome:
+    """Gives everything of the launch that is neither done, failed nor in the queue to SLURM, and returns. What was
+    stopped for failing alike goes on with it, unless a worker is `topping_up`.
 
     Raises Mistaken (nothing was submitted), SchedulerUnavailable, and Refused if SLURM takes nothing at all.
     """
     manifest = read_manifest(layout, sweep, launch)
     options = build(SlurmOptions, manifest["launcher"]["options"], "hydra.launcher")
     with _launching(layout, patience_s) as claim:
-        return _Round(layout, manifest, options, claim).run()
+        return _Round(layout, manifest, options, claim).run(topping_up)
 
 
 def submit_declared(declared: Declared) -> None:
@@ -146,11 +144,21 @@ class _Round:
         self._known: dict[str, Submitted] = {}  # by the name of the submission
         self._placed: dict[Place, Place] = {}  # an element of a bucket -> the element of a submission
         self._new: list[Submitted] = []
+        self._full: dict[tuple[str, ...], str] = {}  # partition, account and qos that take not one job more, and why
+        self._possible: set[Shape] = set()
         self._outcome = Outcome()
 
-    def run(self) -> Outcome:
-        view = settle(Queue(self._layout))
+    def run(self, topping_up: bool) -> Outcome:
+        queue = Queue(self._layout)
+        view = settle(queue)
         waiting = self._waiting(view)
+        stopped = self._stopped(queue)
+        if topping_up:
+            kinds = {self._kind(job) for s in stopped for job in s.jobs}
+            waiting = [job for job in waiting if self._kind(job.id) not in kinds]
+        else:
+            for s in stopped:
+                s.files.stopped.unlink(missing_ok=True)
         self._known = {q.submission.files.name: q.submission for q in view.jobs.values() if q.live}
         queued = {job: q.place for job, q in view.jobs.items() if q.live}
         refused = ""
@@ -189,30 +197,39 @@ class _Round:
             out.append(Waiting(job_id, entry["kind"], shape, parents, entry.get("checkpoint", "")))
         return out
 
+    def _stopped(self, queue: Queue) -> list[Submitted]:
+        """Submissions of this launch that were stopped because too many of their jobs failed alike."""
+        mine = (self._manifest["sweep"], self._manifest["launch"])
+        found = [s for s in queue.submissions() if (s.intent["sweep"], s.intent["launch"]) == mine]
+        return [s for s in found if s.files.stopped.exists()]
+
+    def _kind(self, job_id: str) -> tuple[str, int]:
+        """Jobs of one kind and shape are stopped together."""
+        entry = self._manifest["jobs"][job_id]
+        return entry["kind"], entry["shape"]
+
     def _buckets(self, waiting: list[Waiting], queued: dict[str, Place]) -> list[Bucket]:
         """What to submit, parents first. With a canary, its jobs come first and all others wait for its success."""
         size = self._options.max_array_size or (scheduler.max_array_size() if len(waiting) > 1 else 1)
-        settings = {"jobs_per_allocation": self._options.jobs_per_allocation, "max_elements": size}
-        canary = set(self._manifest.get("canary", ())) & {job.id for job in waiting}
-        first, left = plan_buckets([job for job in waiting if job.id in canary], queued, **settings)
-        first = [dataclasses.replace(bucket, name=f"canary.{bucket.name}") for bucket in first] if canary else []
-        of_canary = {
-            job: Place(bucket.name, i)
-            for bucket in first
-            for i, e in enumerate(bucket.elements)
-            for x in e
-            for job in x
-        }
-        rest, more = plan_buckets([j for j in waiting if j.id not in canary], queued | of_canary, **settings)
+        settings: dict[str, Any] = {"jobs_per_allocation": self._options.jobs_per_allocation, "max_elements": size}
+        canary = [job for job in self._manifest.get("canary", ()) if not is_done(self._layout.job(job))]
+        first, left = plan_buckets([j for j in waiting if j.id in canary], queued, prefix="canary.", **settings)
+        places = queued | {job: place for bucket in first for job, place in bucket.places().items()}
+        others = [job for job in waiting if job.id not in canary]
+        if not all(job in places for job in canary):  # it failed, or runs outside SLURM
+            self._outcome.left = dict.fromkeys([*left, *(job.id for job in others)], "it waits for the canary")
+            return first
+        rest, more = plan_buckets(others, places, **settings)
         self._outcome.left = dict.fromkeys([*left, *more], "a job it needs runs outside SLURM, or has failed")
-        if not canary:
-            return rest
-        places = set(of_canary.values())
-        return [*first, *(_after_canary(bucket, places) for bucket in rest)]
+        ahead = {places[job] for job in canary}
+        return [*first, *(_after_canary(bucket, ahead) for bucket in rest)] if ahead else rest
 
     def _submit(self, bucket: Bucket) -> str:
         """Submits the bucket, or as much of it as SLURM takes; why it did not take all, or ''."""
         start, size, refused = 0, len(bucket.elements), ""
+        queue = (bucket.shape.partition, bucket.shape.account, bucket.shape.qos)
+        if queue in self._full:
+            size, refused = 0, self._full[queue]
         while start < len(bucket.elements) and size:
             part = bucket.part(start, min(start + size, len(bucket.elements)))
             if not all(p in self._placed or p.submission in self._known for after in part.after for p in after):
@@ -222,6 +239,8 @@ class _Round:
                 submitted = self._sbatch(part)
             except Refused as error:
                 refused, size = str(error), size // 2
+                if not size:
+                    self._full[queue] = refused
                 continue
             self._placed |= {
                 Place(bucket.name, start + i): Place(submitted.files.name, i) for i in range(len(part.elements))
@@ -258,9 +277,10 @@ class _Round:
         if not self._claim.held():
             raise JobsFailed("another launch has taken over submitting; `bll status` shows what was submitted")
         self._outcome.sbatch_calls += 1
-        with _outside_slurm():
+        with _outside_slurm(), _bounded_sbatch():
             executor = submitit.SlurmExecutor(files.private, max_num_timeout=10**6, python=self._options.python or None)
             executor.update_parameters(**sbatch_parameters(self._options, shape, files.name, self._environment))
+            self._check_possible(executor, files, shape)
             extra = {"hold": True, "kill-on-invalid-dep": "yes", "requeue": True}
             extra |= ({"dependency": waits} if waits else {}) | self._options.sbatch
             executor.parameters["additional_parameters"] = extra | executor.parameters.get("additional_parameters", {})
@@ -269,20 +289,36 @@ class _Round:
                     jobs = [executor.submit(call) for call in work]
             except submitit.core.utils.FailedJobError as error:
                 self._not_taken(files, str(error))
+            except submitit.core.utils.FailedSubmissionError as error:
+                raise SchedulerUnavailable(" ".join(str(error).split())) from None
         job = str(jobs[0].job_id).partition("_")[0]
         write_json(files.submitted, {"slurm_job": job})
         return job
 
-    def _not_taken(self, files: Submission, message: str) -> NoReturn:
-        """sbatch failed. It may have submitted nevertheless (its answer lost): such an array is held, and goes."""
-        message = " ".join(message.removeprefix("sbatch: error: ").split())
+    def _check_possible(self, executor: Any, files: Submission, shape: Shape) -> None:
+        """Raises Mistaken for what no node could ever run, once per shape: sbatch takes it as long as it is held."""
+        if shape in self._possible:
+            return
+        executor.parameters["additional_parameters"] = dict(self._options.sbatch)
+        message = scheduler.objection(executor._make_submission_file_text("true", ""))
+        if message and scheduler.refusal(message) == "mistake":
+            end(files, message)
+            raise Mistaken(f"sbatch refused it: {message}")
+        self._possible.add(shape)
+
+    def _not_taken(self, files: Submission, complaint: str) -> NoReturn:
+        """sbatch failed. Perhaps only its answer was lost: an array that was submitted nevertheless is held, and goes;
+        one that comes later still is left to the next launch (`settle`).
+        """
+        message = scheduler.one_line(complaint) or f"sbatch did not answer within {_SBATCH_S} s"
+        meaning = scheduler.refusal(message)
         found = scheduler.queue([files.name])
         scheduler.cancel(sorted({entry.job for entry in found if entry.live}))
+        if found or meaning == "outage":
+            raise SchedulerUnavailable(f"sbatch failed: {message}")
         end(files, message)
-        if _LIMIT.search(message):
+        if meaning == "full":
             raise Refused(message)
-        if found or _OUTAGE.search(message):
-            raise SchedulerUnavailable(message)
         raise Mistaken(f"sbatch refused it: {message}")
 
     def _after(self, places: Sequence[Place]) -> str:
@@ -318,7 +354,11 @@ class _Round:
         if not self._claim.held():
             raise JobsFailed("another launch has taken over submitting; `bll status` shows what was submitted")
         if self._new:
-            scheduler.release(",".join(str(s.slurm_job) for s in self._new))
+            try:
+                scheduler.release(",".join(str(s.slurm_job) for s in self._new))
+            except SchedulerUnavailable:  # it also complains about what it releases
+                if any(entry.held for entry in scheduler.queue(s.files.name for s in self._new)):
+                    raise
         for s in self._new:
             s.files.released.touch()
 
@@ -346,9 +386,7 @@ def sbatch_parameters(options: SlurmOptions, shape: Shape, name: str, environmen
         out["gres"] = gres
     if options.notify == "mail" and "-notice-" in name:
         out |= {"mail_type": "END,FAIL"} | ({"mail_user": options.mail_user} if options.mail_user else {})
-    return out | {
-        key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(shape, key))
-    }
+    return out | {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(shape, key))}
 
 
 def _after_canary(bucket: Bucket, canary: set[Place]) -> Bucket:
@@ -357,6 +395,23 @@ def _after_canary(bucket: Bucket, canary: set[Place]) -> Bucket:
         places if any(place not in canary for place in places) else tuple(sorted(canary)) for places in bucket.after
     )
     return dataclasses.replace(bucket, after=after)
+
+
+@contextmanager
+def _bounded_sbatch() -> Iterator[None]:
+    """submitit calls sbatch under a time limit: it is then killed, and has said before why it was trying again."""
+    import submitit
+
+    whole = submitit.SlurmExecutor._make_submission_command
+
+    def bounded(executor: Any, path: Path) -> list[str]:
+        return ["timeout", "--foreground", str(_SBATCH_S), *whole(executor, path)]
+
+    submitit.SlurmExecutor._make_submission_command = bounded
+    try:
+        yield
+    finally:
+        submitit.SlurmExecutor._make_submission_command = whole
 
 
 @contextmanager
@@ -374,15 +429,18 @@ def _outside_slurm() -> Iterator[None]:
             os.environ.pop("SLURM_CONF", None)
 
 
-def top_up(layout: Layout, sweep: str, launch: int) -> Outcome | None:
-    """For a worker that ends: submits what SLURM had refused before. None if there is nothing; never raises."""
-    if not layout.sweep(sweep).unsubmitted(launch).exists():
-        return None
-    try:
-        return submit(layout, sweep, launch, patience_s=60)
-    except (JobsFailed, StoreError, OSError) as error:
-        log.warning("%s: could not submit what is left: %s", sweep, error)
-        return None
+def top_up(layout: Layout, sweep: str, launch: int) -> None:
+    """For a worker that ends: submits what SLURM had refused before, first of its own launch, then of others, of which
+    perhaps nothing runs. Never raises.
+    """
+    others = ((name, number) for name in layout.sweeps() for number in layout.sweep(name).launches())
+    for name, number in dict.fromkeys([(sweep, launch), *others]):
+        if not layout.sweep(name).unsubmitted(number).exists():
+            continue
+        try:
+            submit(layout, name, number, patience_s=60, topping_up=True)
+        except (JobsFailed, UsageError, StoreError, OSError) as error:
+            log.warning("%s: could not submit what is left: %s", name, error)
 
 
 def cancel(layout: Layout, jobs: Collection[str]) -> int:

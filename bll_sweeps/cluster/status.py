@@ -148,6 +148,11 @@ class JobStatus:
     total: int = 0
     slurm: str = ""  # its element in SLURM's queue
 
+    def plain(self) -> dict[str, Any]:
+        """Without what is not known; done and total go together."""
+        unknown = ("done", "total") if not self.total else ()
+        return {key: value for key, value in vars(self).items() if value != "" and key not in unknown}
+
 
 @dataclass
 class SweepStatus:
@@ -179,10 +184,11 @@ class SweepStatus:
     def verdict(self) -> str:
         """One line on what did not end well, with the first error and the remedy."""
         bad = [job for job in self.jobs if job.state in ("failed", "damaged")]
-        first = f"{bad[0].id}: {bad[0].detail}" if bad else ""
         if not bad:
-            left = self.number("unsubmitted", "blocked")
-            return f"{left} jobs are in no queue; launching {self.sweep} again submits them"
+            left = [job for job in self.jobs if job.state in ("unsubmitted", "blocked")]
+            why = next((f"; {job.id}: {job.detail}" for job in left if job.detail), "")
+            return f"{len(left)} jobs are in no queue; launching {self.sweep} again submits them{why}"
+        first = f"{bad[0].id}: {bad[0].detail}"
         return (
             f"{len(bad)} of {len(self.jobs)} jobs failed, {self.number('blocked')} are blocked by them; {first}; "
             f"`bll status {self.sweep}` lists them, `bll logs JOB` shows why, `bll retry {self.sweep}` runs them again"
@@ -214,7 +220,7 @@ class SweepStatus:
             "cells": self.cells,
             "kinds": self.counts,
             "problem": self.problem,
-            "jobs": [{k: v for k, v in vars(job).items() if v not in ("", 0)} for job in self.jobs],
+            "jobs": [job.plain() for job in self.jobs],
         }
 
 
@@ -231,22 +237,23 @@ class SweepWatch:
         self.manifest = read_manifest(layout, sweep, launch)
         self.on_slurm = self.manifest.get("launcher", {}).get("name") == "slurm"
         self.refresh_s = 5.0 if self.on_slurm else 1.0  # how often to ask: SLURM answers a whole cluster
+        self._order = _blocking_first(self.manifest)
         self._queue = Queue(layout)
         self._done: dict[str, float] = {}
 
     def status(self) -> SweepStatus:
         jobs = self.manifest["jobs"]
-        left = [job_id for job_id in jobs if not (job_id in self._done and is_done(self.layout.job(job_id)))]
+        left = [job_id for job_id in jobs if not is_done(self.layout.job(job_id))]
         view = self._queue.look(left) if left and self.on_slurm else None
         states: dict[str, JobStatus] = {}
-        for job_id, entry in jobs.items():
-            states[job_id] = self._job(job_id, entry["kind"], entry["parents"], states, view)
+        for job_id in self._order:
+            states[job_id] = self._job(job_id, jobs[job_id]["kind"], jobs[job_id]["parents"], states, view)
         seconds: dict[str, list[float]] = {}
         for job_id, took in self._done.items():
             seconds.setdefault(jobs[job_id]["kind"], []).append(took)
         m = self.manifest
         head = (m["sweep"], m["launch"], m["created_at"], len(m["cells"]))
-        return SweepStatus(*head, list(states.values()), seconds, view.problem if view else "")
+        return SweepStatus(*head, [states[job_id] for job_id in jobs], seconds, view.problem if view else "")
 
     def _job(
         self, job_id: str, kind: str, parents: Iterable[str], known: dict[str, JobStatus], view: QueueView | None
@@ -278,6 +285,15 @@ class SweepWatch:
         return _in_slurm(job_id, kind, files, view)
 
 
+def _blocking_first(manifest: dict[str, Any]) -> list[str]:
+    """The manifest's jobs so that what may block a job comes before it: parents, as in the manifest, and a canary."""
+    jobs, first = manifest["jobs"], set(manifest.get("canary", ()))
+    for job_id in reversed(jobs):  # children before parents
+        if job_id in first:
+            first.update(jobs[job_id]["parents"])
+    return sorted(jobs, key=lambda job_id: job_id not in first)
+
+
 def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView) -> JobStatus:
     """A job of which the disk says only that it is not done: what the queue says, or what became of its last try."""
     newest = view.jobs.get(job_id)
@@ -295,7 +311,10 @@ def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView) -> JobSt
     ended = f"SLURM job {newest.id} is gone" + (f" ({newest.entry.state})" if newest.entry else "")
     attempts = files.attempts()
     if not attempts or attempts[-1].interrupted.exists() or not _ran_in(attempts[-1], newest):
-        return JobStatus(job_id, kind, "unsubmitted", ended)
+        died = newest.entry is not None and newest.entry.state != "CANCELLED"
+        return JobStatus(
+            job_id, kind, "unsubmitted", ended + (f", see {newest.submission.files.private}" if died else "")
+        )
     return JobStatus(job_id, kind, "failed", f"ended without a record: {_last_seen(attempts[-1])}{ended}")
 
 

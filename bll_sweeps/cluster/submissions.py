@@ -21,6 +21,8 @@ from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Layout, Submission
 from bll_sweeps.store.records import read_json, write_json
 
+_LATE_S = 300.0  # after which no sbatch is still on its way
+
 
 @dataclass(frozen=True)
 class Submitted:
@@ -72,7 +74,7 @@ class Queued:
 
     @property
     def id(self) -> str:
-        return self.submission.element_id(self.element)
+        return self.entry.id if self.entry else self.submission.element_id(self.element)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Queue:
         """The places of `jobs` (None: of all), with at most one call of squeue, and none if none can be queued."""
         wanted = None if jobs is None else set(jobs)
         found = [s for s in self.submissions() if wanted is None or wanted.intersection(s.jobs)]
-        problem, entries = "", {}
+        problem, entries, listed = "", {}, []
         try:
             listed = scheduler.queue(s.files.name for s in found if s.ended is None)
             entries = {(entry.name, entry.index): entry for entry in listed}
@@ -126,6 +128,8 @@ class Queue:
             problem = str(error)
         places: dict[str, Queued] = {}
         for s in found:
+            if s.slurm_job is None and not problem and not any(entry.name == s.files.name for entry in listed):
+                continue  # SLURM never took it
             for i, element in enumerate(s.elements):
                 entry = entries.get((s.files.name, i if len(s.elements) > 1 else None))
                 places |= {job: Queued(s, i, entry, not problem) for lane in element for job in lane}
@@ -180,6 +184,8 @@ def settle(queue: Queue) -> QueueView:
                 continue  # a colleague's: only its owner can cancel it
             scheduler.cancel(sorted({entry.job for entry in entries}))
             end(s.files, "left by a launch that died before it was released")
+        elif not entries and s.slurm_job is None and time.time_ns() - s.intent["created_at"] < _LATE_S * 1e9:
+            continue  # an sbatch whose launch died may still be at work
         elif not entries:
             end(s.files, "nothing of it is in the queue any more")
         elif not s.released:

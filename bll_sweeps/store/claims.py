@@ -107,17 +107,17 @@ def acquire(job: JobFiles, is_dead: Callable[[dict[str, Any]], bool] | None = No
     number = numbers[-1] + 1 if numbers else 1
     path = job.claims / f"claim.{number}"
     unique = job.claims / f".{os.getpid()}.{secrets.token_hex(6)}"
-    with unique.open("w") as file:
-        json.dump(owner(), file)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with unique.open("w") as file:
+            json.dump(owner(), file)
+            file.flush()
+            os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):  # perhaps our own link, its reply lost: the link count tells
             os.link(unique, path)
         if unique.stat().st_nlink != 2:
             return None
     finally:
-        unique.unlink()
+        unique.unlink(missing_ok=True)
     return Claim(job, number, path)
 
 
