@@ -424,8 +424,11 @@ def _report(args: argparse.Namespace) -> int:
 
 def _gc(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster.disk import collect
+    from bll_sweeps.cluster.slurm import note_ended
 
-    collected = collect(_layout(args), dry_run=args.dry_run, weights=args.weights)
+    layout = _layout(args)
+    note_ended(layout)
+    collected = collect(layout, dry_run=args.dry_run, weights=args.weights)
     print(json.dumps(collected.plain(), indent=1) if args.json else collected.text())
     return _with_problems(collected.problems)
 

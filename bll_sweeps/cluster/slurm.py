@@ -451,3 +451,10 @@ def cancel(layout: Layout, jobs: Collection[str]) -> int:
     live = [q for job in jobs if (q := view.live(job))]
     scheduler.cancel(sorted({q.id for q in live}))
     return len(live)
+
+
+def note_ended(layout: Layout) -> None:
+    """Marks the submissions of which SLURM knows nothing any more; not if it does not answer, or a launch is at work."""
+    if any(not s.ended.exists() for s in layout.submissions()):
+        with contextlib.suppress(JobsFailed), _launching(layout, patience_s=1):
+            settle(Queue(layout))

@@ -174,17 +174,20 @@ class Chaos:
 
     def disk_full(self) -> str:
         """While jobs run and somebody launches, who is told so in one line."""
-        job, began = self.victim(), time.monotonic()
-        seconds, file = self.chance.uniform(1.0, 5.0), self.root.parent / "fill"
+        job, file, refused = self.victim(), self.root.parent / "fill", 0
         process = start(self.root, "launch", *self.grid(), slurm=self.slurm)
+        time.sleep(self.chance.uniform(0.0, 4.0))
+        seconds, began = self.chance.uniform(1.0, 5.0), time.monotonic()
         with file.open("wb", buffering=0) as stream:
             while time.monotonic() < began + seconds:
                 try:
                     stream.write(bytes(65536))
                 except OSError:
+                    refused += 1
                     time.sleep(0.001)  # what is removed in the meantime is filled up as well
         file.unlink()
         said = process.communicate(timeout=120)[0]
+        assert refused, "the disk was not full"
         assert "Traceback" not in said, said
         return f"for {seconds:.1f} s, with {job}; launch: {process.returncode} {said.splitlines()[-1:]}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import sweeps
 import torch
 from safetensors.torch import load_file
 from slurm_cluster import Slurm
-from sweeps import SLURM, SWEEP, Bll
+from sweeps import SWEEP, Bll
 from test_slurm_limits import asks, hook
 
 from bll_sweeps.store.layout import JobFiles
