@@ -117,23 +117,27 @@ def objection(script: str) -> str:
 
     --test-only also objects while the nodes are down, so that a job far in the future decides: it is cancelled again.
     """
-    if not _sbatch(script, "--test-only").returncode:
+    done = _sbatch(script, "--test-only")
+    if done is None or not done.returncode:
         return ""
     done = _sbatch(script, "--begin=now+30days")
+    if done is None:
+        return ""
     if done.returncode:
         return one_line(done.stderr)
     cancel([done.stdout.strip().partition(";")[0]])
     return ""
 
 
-def _sbatch(script: str, option: str) -> subprocess.CompletedProcess[str]:
+def _sbatch(script: str, option: str) -> subprocess.CompletedProcess[str] | None:
+    """None if it does not answer, as where the queue is full: submitting itself will tell."""
     command = ["sbatch", "--parsable", option]
     try:
-        return subprocess.run(command, input=script, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, input=script, capture_output=True, text=True, timeout=20, check=False)
     except FileNotFoundError:
         raise SchedulerUnavailable("there is no sbatch here: SLURM's commands are needed") from None
     except subprocess.TimeoutExpired:
-        raise SchedulerUnavailable("sbatch did not answer within 60 s") from None
+        return None
 
 
 def max_array_size() -> int:

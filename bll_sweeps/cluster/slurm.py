@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ from jobs.attempt import claimed
 log = logging.getLogger("bll")
 # A user's own ./jobs folder must not shadow ours (as python -P); threads are the execution's to say.
 _ENVIRONMENT = ("export PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1",)
+_LAST_S = 60.0  # how long the last worker tries to submit what SLURM refused
+_YIELD_S = 10.0  # after which a worker leaves that to another
 _SBATCH_S = 20  # where SLURM's queue is full sbatch tries again for two minutes, which is too long
 
 
@@ -87,16 +90,14 @@ class Mistaken(UsageError):
     """sbatch will never take it: a mistake in the site or the resources. Nothing was submitted."""
 
 
-def submit(layout: Layout, sweep: str, launch: int, *, patience_s: float = 3600, topping_up: bool = False) -> Outcome:
+def submit(layout: Layout, sweep: str, launch: int, *, patience_s: float = 3600) -> Outcome:
     """Gives everything of the launch that is neither done, failed nor in the queue to SLURM, and returns. What was
-    stopped for failing alike goes on with it, unless a worker is `topping_up`.
+    stopped for failing alike goes on.
 
     Raises Mistaken (nothing was submitted), SchedulerUnavailable, and Refused if SLURM takes nothing at all.
     """
-    manifest = read_manifest(layout, sweep, launch)
-    options = build(SlurmOptions, manifest["launcher"]["options"], "hydra.launcher")
     with _launching(layout, patience_s) as claim:
-        return _Round(layout, manifest, options, claim).run(topping_up)
+        return _round(layout, sweep, launch, claim).run()
 
 
 def submit_declared(declared: Declared) -> None:
@@ -133,6 +134,11 @@ def _launching(layout: Layout, patience_s: float) -> Iterator[Claim]:
         yield claim
 
 
+def _round(layout: Layout, sweep: str, launch: int, claim: Claim) -> _Round:
+    manifest = read_manifest(layout, sweep, launch)
+    return _Round(layout, manifest, build(SlurmOptions, manifest["launcher"]["options"], "hydra.launcher"), claim)
+
+
 class _Round:
     """One pass over a launch's jobs, under the claim on submitting."""
 
@@ -148,7 +154,8 @@ class _Round:
         self._possible: set[Shape] = set()
         self._outcome = Outcome()
 
-    def run(self, topping_up: bool) -> Outcome:
+    def run(self, *, topping_up: bool = False) -> Outcome:
+        """A worker that is `topping_up` leaves alone what was stopped for failing alike."""
         queue = Queue(self._layout)
         view = settle(queue)
         waiting = self._waiting(view)
@@ -302,7 +309,7 @@ class _Round:
         executor.parameters["additional_parameters"] = dict(self._options.sbatch)
         message = scheduler.objection(executor._make_submission_file_text("true", ""))
         if message and scheduler.refusal(message) == "mistake":
-            end(files, message)
+            shutil.rmtree(files.folder, ignore_errors=True)
             raise Mistaken(f"sbatch refused it: {message}")
         self._possible.add(shape)
 
@@ -316,7 +323,10 @@ class _Round:
         scheduler.cancel(sorted({entry.job for entry in found if entry.live}))
         if found or meaning == "outage":
             raise SchedulerUnavailable(f"sbatch failed: {message}")
-        end(files, message)
+        if "retrying" in message:
+            end(files, message)  # the folder is the name by which what comes late would be known
+        else:
+            shutil.rmtree(files.folder, ignore_errors=True)
         if meaning == "full":
             raise Refused(message)
         raise Mistaken(f"sbatch refused it: {message}")
@@ -432,15 +442,44 @@ def _outside_slurm() -> Iterator[None]:
 def top_up(layout: Layout, sweep: str, launch: int) -> None:
     """For a worker that ends: submits what SLURM had refused before, first of its own launch, then of others, of which
     perhaps nothing runs. Never raises.
+
+    Workers that end together count against the limit until they have left. So one of them stays, with the claim on
+    submitting, and the others, who do not get it, leave.
     """
+    if not _refused(layout, sweep, launch):
+        return
+    try:
+        with _launching(layout, _YIELD_S) as claim:
+            deadline, pause_s = time.monotonic() + _LAST_S, 1.0
+            while refused := _refused(layout, sweep, launch):
+                for name, number in refused:
+                    _submit_more(layout, name, number, claim)
+                if time.monotonic() > deadline or _others_follow(layout):
+                    return
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 8.0)
+    except (JobsFailed, OSError) as error:
+        log.warning("what SLURM had refused is left to others: %s", error)
+
+
+def _submit_more(layout: Layout, sweep: str, launch: int, claim: Claim) -> None:
+    try:
+        _round(layout, sweep, launch, claim).run(topping_up=True)
+    except (JobsFailed, UsageError, StoreError, OSError) as error:
+        log.warning("%s: could not submit what is left: %s", sweep, error)
+
+
+def _refused(layout: Layout, sweep: str, launch: int) -> list[tuple[str, int]]:
+    """Launches of which SLURM refused a part; this one, if it is among them, first."""
     others = ((name, number) for name in layout.sweeps() for number in layout.sweep(name).launches())
-    for name, number in dict.fromkeys([(sweep, launch), *others]):
-        if not layout.sweep(name).unsubmitted(number).exists():
-            continue
-        try:
-            submit(layout, name, number, patience_s=60, topping_up=True)
-        except (JobsFailed, UsageError, StoreError, OSError) as error:
-            log.warning("%s: could not submit what is left: %s", name, error)
+    known = dict.fromkeys([(sweep, launch), *others])
+    return [(name, number) for name, number in known if layout.sweep(name).unsubmitted(number).exists()]
+
+
+def _others_follow(layout: Layout) -> bool:
+    """Whether some job of the run root is queued or runs: whoever ends it will see to the rest."""
+    live = (job for job, queued in Queue(layout).look().jobs.items() if queued.live)
+    return any(not is_done(layout.job(job)) and failure(layout.job(job)) is None for job in live)
 
 
 def cancel(layout: Layout, jobs: Collection[str]) -> int:

@@ -29,7 +29,7 @@ from bll_sweeps.store.records import is_done, read_json
 
 ROUNDS = 20
 DISK_MIB = 96
-GRID = [*SWEEP, "objective=nll,p", "recipe.steps=1500"]
+GRID = [*SWEEP, "objective=nll,p", "recipe.steps=1200"]
 LAUNCH = [*SLURM, *GRID, "execution.checkpoint_every_steps=50", "hydra.sweeper.name=chaos"]
 
 

@@ -14,7 +14,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ SOFTLY, KILLED = ["preempted", "time limit"], ["child killed", "tree killed", "n
 
 
 def not_on(*nodes: str) -> str:
-    return f"+hydra.launcher.sbatch.exclude='{','.join(nodes)}'"
+    return f"++hydra.launcher.sbatch.exclude='{','.join(nodes)}'"
 
 
 LAUNCHES = {
@@ -71,6 +71,7 @@ class World:
 
     slurm: Slurm
     root: Path
+    waited_s: dict[str, float] = field(default_factory=dict)  # from the start of the next SLURM job to its attempt
 
     def bll(self, *args: str) -> str:
         done = run(self.root, *args, slurm=self.slurm)
@@ -97,6 +98,14 @@ class World:
 
     def slurm_job(self, attempt: Attempt) -> str:
         return read_json(attempt.slurm)["slurm_job"]
+
+    def goes_on(self, fault: str, job: JobFiles) -> None:
+        """Waits until the job's second attempt has begun."""
+        second = job.attempt(2)
+        self.wait(second.provenance.exists, job)
+        started = datetime.fromisoformat(self.element(self.slurm_job(second))["start"]).timestamp()
+        began = datetime.fromisoformat(read_json(second.provenance)["started_at"]).timestamp()
+        self.waited_s[fault] = began - started
 
     def element(self, slurm_job: str) -> dict[str, str]:
         (found,) = [known for known in self.slurm.jobs() if known["job_id"] == slurm_job]
@@ -193,7 +202,8 @@ def node_killed(world: World) -> None:
 
 
 def time_limit(world: World) -> None:
-    _, job, _ = world.in_its_middle(LIMITED)
+    files, job, _ = world.in_its_middle(LIMITED)
+    world.wait(lambda: max(steps_of(files), default=0) >= 50, files)
     world.slurm.scontrol("update", f"jobid={job}", "timelimit=1")
     world.wait_state(job, "PENDING")
     world.slurm.scontrol("update", f"jobid={job}", "timelimit=60")
@@ -213,10 +223,11 @@ def evaluation_stopped(world: World) -> None:
 
 def cancelled(world: World) -> None:
     """Cancelled while it runs and, at once, launched again for another node."""
-    _, job, node = world.in_its_middle(CANCELLED)
+    files, job, node = world.in_its_middle(CANCELLED)
     world.bll("cancel", "cancelled")
     world.wait_state(job, "CANCELLED")
     world.launch("cancelled", not_on("c2", node))
+    world.goes_on("cancelled", files)
 
 
 def stuck(world: World) -> None:
@@ -237,7 +248,7 @@ def retried(world: World, *kills: Future[None]) -> None:
         kill.result()
     world.bll("retry", "struck")
     tree = world.training(STRUCK["tree killed"])
-    world.wait(lambda: tree.attempt(2).provenance.exists(), tree)
+    world.goes_on("tree killed", tree)
     world.slurm.resume(read_json(tree.attempt(1).provenance)["host"])  # from its drain
 
 
@@ -302,7 +313,7 @@ def ended(story: tuple[World, dict[str, Any]], *faults: str) -> World:
 def went_on(job: JobFiles) -> bool:
     """Whether the last attempt carried on with the curve of the one before: no two attempts take the same times."""
     before, last = (lines(attempt.output("timing.jsonl")) for attempt in job.attempts()[-2:])
-    return len(before) >= 10 and before[:10] == last[:10]
+    return len(before) >= 5 and before[:5] == last[:5]
 
 
 @pytest.mark.parametrize("fault", [*STRUCK, "time limit"])
@@ -369,6 +380,4 @@ def test_another_node_goes_on_at_once(story: tuple[World, dict[str, Any]], how: 
     owner = read_json(job.claims / "claim.1"), read_json(job.claims / "claim.2")
     assert owner[0]["boot"] != owner[1]["boot"]
     assert (claim.st_mtime == 0) == (how == "cancelled")
-    began = datetime.fromisoformat(second["started_at"]).timestamp()
-    alive = max(a.stat().st_mtime for a in job.attempt(1).folder.iterdir())
-    assert began - alive < STALE_AFTER_S / 2
+    assert world.waited_s[how] < STALE_AFTER_S / 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -321,26 +322,25 @@ def shared_root(reference: Path) -> Iterator[Path]:
 
 
 def as_second_user(*command: str) -> list[str]:
-    """The command as somebody else of the group. Where the interpreter lies below a private folder (root's home), that
-    folder is covered, in a mount namespace of its own, by one which holds the interpreter only.
+    """The command as somebody else of the group. Private folders that the interpreter or the sources lie below (root's
+    home, say) are covered, in a mount namespace of the command's own, by ones that hold only these.
     """
     user = ["setpriv", f"--reuid={SECOND_USER}", f"--regid={GROUP}", "--clear-groups", "--", *command]
-    home = Path(sys.base_prefix).resolve()
-    private = [path for path in reversed(home.parents) if not path.stat().st_mode & 0o001]
-    if not private:
-        return user
-    script = f"""
-set -e
-mkdir /tmp/bll-python.$$
-mount --bind '{home}' /tmp/bll-python.$$
-mount -t tmpfs -o mode=755 tmpfs '{private[0]}'
-mkdir -p '{home}'
-mount --bind /tmp/bll-python.$$ '{home}'
-umount /tmp/bll-python.$$
-rmdir /tmp/bll-python.$$
-exec "$@"
-"""
-    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", *user]
+    needed = dict.fromkeys(Path(path).resolve() for path in (sys.base_prefix, TOP, sys.prefix))
+    hidden = {path: top for path in needed if (top := _private_folder_above(path))}
+    script = ["set -e", "stage=$(mktemp --directory)"]
+    for i, path in enumerate(hidden):
+        script += [f"mkdir $stage/{i}", f"mount --bind {shlex.quote(str(path))} $stage/{i}"]
+    script += [f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(top))}" for top in dict.fromkeys(hidden.values())]
+    for i, path in enumerate(hidden):
+        script += [f"mkdir -p {shlex.quote(str(path))}", f"mount --bind $stage/{i} {shlex.quote(str(path))}"]
+        script += [f"umount $stage/{i}", f"rmdir $stage/{i}"]
+    script += ["rmdir $stage", 'exec "$@"']
+    return ["unshare", "--mount", "--propagation=private", "sh", "-c", "\n".join(script), "sh", *user]
+
+
+def _private_folder_above(path: Path) -> Path | None:
+    return next((folder for folder in reversed(path.parents) if not folder.stat().st_mode & 0o001), None)
 
 
 def test_a_group_shares_a_run_root(slurm: Slurm, shared_root: Path) -> None:
@@ -354,15 +354,9 @@ def test_a_group_shares_a_run_root(slurm: Slurm, shared_root: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         assert sweeps.run(root, "wait", "--timeout", "120", **ours).returncode == 0
         sweeps.idle(slurm)
-    inside_private = {
-        p for folder in (*root.glob("submissions/*/private"), *root.glob("workers/*")) for p in folder.rglob("*")
-    }
     private = [*root.glob("submissions/*/private"), *root.glob("workers/*")]
-    assert len(private) == 3
-    assert {oct(path.stat().st_mode & 0o777) for path in private} == {"0o700"}
-    shared = [
-        path for path in root.rglob("*") if path not in inside_private and path not in private and not path.is_symlink()
-    ]
+    assert [oct(path.stat().st_mode & 0o777) for path in private] == ["0o700"] * 3
+    shared = [p for p in root.rglob("*") if not p.is_symlink() and not {p, *p.parents}.intersection(private)]
     assert [str(path) for path in shared if not path.stat().st_mode & 0o020] == []
     assert [str(path) for path in shared if path.stat().st_gid != GROUP] == []
 

@@ -242,7 +242,7 @@ def test_after_a_mistake_nothing_of_the_launch_stays_in_the_queue(
     assert named in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
-    assert [intent["kind"] for intent in sweeps.submissions(root)] == ["train", "evaluate"]
+    assert [intent["kind"] for intent in sweeps.submissions(root)] == ["train"]
     assert not slurm.active()
     assert set(sweeps.attempts(root).values()) == {0, 1}
 
