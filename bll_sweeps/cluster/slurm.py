@@ -493,7 +493,7 @@ def cancel(layout: Layout, jobs: Collection[str]) -> int:
 
 
 def note_ended(layout: Layout) -> None:
-    """Marks the submissions of which SLURM knows nothing any more; not if it does not answer, or a launch is at work."""
+    """Marks the submissions of which SLURM knows nothing any more, unless it does not answer or a launch is at work."""
     if any(not s.ended.exists() for s in layout.submissions()):
         with contextlib.suppress(JobsFailed), _launching(layout, patience_s=1):
             settle(Queue(layout))
