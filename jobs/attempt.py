@@ -194,6 +194,8 @@ def _provenance(context: JobContext, started: float) -> dict[str, Any]:
         "versions": versions(),
         "execution": to_plain(context.spec.execution),
     }
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        known["cuda_devices"] = os.environ["CUDA_VISIBLE_DEVICES"]
     if context.ranks.world_size > 1:
         known["ranks"] = context.ranks.world_size
     if "SLURM_JOB_ID" in os.environ:

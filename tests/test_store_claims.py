@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bll_sweeps.store.claims import STALE_AFTER_S, acquire, is_live, live_claim, owner, process_start
 from bll_sweeps.store.layout import JobFiles
@@ -71,11 +72,11 @@ def test_a_process_with_a_reused_pid_is_not_the_owner(tmp_path: Path) -> None:
     assert not is_live(claim.path)
 
 
-def _race(folder: str, start: float, found: multiprocessing.Queue) -> None:
+def _race(folder: str, start: float, found: multiprocessing.Queue, all_tried: Any) -> None:
     time.sleep(max(0.0, start - time.time()))
     claim = acquire(JobFiles(Path(folder)))
     found.put(claim.number if claim else 0)
-    time.sleep(0.3)  # alive until all have tried
+    all_tried.wait()  # the winner stays alive until then
 
 
 def test_of_eight_processes_racing_for_a_stale_claim_one_wins(tmp_path: Path) -> None:
@@ -86,8 +87,9 @@ def test_of_eight_processes_racing_for_a_stale_claim_one_wins(tmp_path: Path) ->
         assert stale is not None
         stale.release()
         found = context.Queue()
+        all_tried = context.Barrier(8)
         start = time.time() + 0.1
-        racers = [context.Process(target=_race, args=(str(folder), start, found)) for _ in range(8)]
+        racers = [context.Process(target=_race, args=(str(folder), start, found, all_tried)) for _ in range(8)]
         for racer in racers:
             racer.start()
         won = [found.get(timeout=20) for _ in racers]

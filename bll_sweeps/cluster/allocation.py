@@ -7,6 +7,7 @@ a job fails                    -> its record says why; the element ends with 1, 
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import sys
@@ -347,6 +348,8 @@ def _slurm_knows() -> Callable[[str], bool]:
 def _ended_in_slurm(owner: dict[str, Any]) -> bool:
     """Whether the claim's owner is a SLURM job that has ended: its heartbeat need not be waited out."""
     raw_id = str(owner.get("slurm_job", ""))
+    if owner.get("user") != getpass.getuser():
+        return False  # SLURM may hide another user's jobs
     return bool(raw_id) and raw_id != os.environ.get("SLURM_JOB_ID") and not _slurm_knows()(raw_id)
 
 

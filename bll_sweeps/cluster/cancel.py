@@ -13,7 +13,8 @@ def cancel_sweep(layout: Layout, sweep: str) -> str:
     """Stops whatever runs or waits for the sweep's last launch; a sentence on what that was."""
     manifest = read_manifest(layout, sweep)  # an unknown name is an error
     if manifest["launcher"]["name"] == "slurm":
-        layout.sweep(sweep).unsubmitted(manifest["launch"]).unlink(missing_ok=True)  # nobody tops it up
+        for launch in layout.sweep(sweep).launches():
+            layout.sweep(sweep).unsubmitted(launch).unlink(missing_ok=True)  # nobody tops it up
         number = slurm.cancel(layout, manifest["jobs"])
         return f"{sweep}: {plural(number, 'job')} cancelled; nothing is lost, launching again goes on"
     pools = live_pools(layout, sweep)

@@ -255,6 +255,9 @@ def _code(layout: Layout) -> list[Item]:
     """Snapshots that no submission which may still run names. None, if one of these does not say what it runs."""
     alive = [s for s in layout.submissions() if s.intent.exists() and not s.ended.exists()]
     used = {read_json(submission.intent).get("code") for submission in alive}
+    sweeps = [layout.sweep(name) for name in layout.sweeps()]
+    markers = (sweep.unsubmitted(n) for sweep in sweeps for n in sweep.launches())
+    used |= {read_json(marker)["code"] for marker in markers if marker.exists()}  # what workers will yet submit
     if None in used:
         return []
     folders = [folder for folder in _folders(layout.snapshots) if folder.name not in used]
@@ -263,14 +266,14 @@ def _code(layout: Layout) -> list[Item]:
 
 def _submissions(layout: Layout) -> Iterator[Item]:
     for submission in layout.submissions():
-        if _real(submission.private) and submission.ended.exists() and _age_s(submission.ended) > WEEK_S:
+        if _ours(submission.private) and submission.ended.exists() and _age_s(submission.ended) > WEEK_S:
             yield Item("submissions", submission.private)
 
 
 def _pools(layout: Layout) -> Iterator[Item]:
     """Pools of workers that have been silent for a week and whose launcher is certainly dead."""
     for pool in layout.worker_pools():
-        if _real(pool.folder) and min(map(_age_s, [pool.folder, *_entries(pool.folder)])) > WEEK_S:
+        if _ours(pool.folder) and min(map(_age_s, [pool.folder, *_entries(pool.folder)])) > WEEK_S:
             try:
                 alive = is_alive(read_json(pool.launcher)["owner"])
             except (FileNotFoundError, StoreError, KeyError):
@@ -282,7 +285,7 @@ def _pools(layout: Layout) -> Iterator[Item]:
 def _temporaries(folders: Iterable[Path], owner: JobFiles | None = None) -> Iterator[Item]:
     """What processes that were killed over a day ago were writing in `folders`."""
     for folder in folders:
-        for path in _entries(folder):
+        for path in _entries(folder) if os.access(folder, os.R_OK | os.X_OK) else ():
             if _TEMPORARY.fullmatch(path.name) and _age_s(path) > DAY_S:
                 yield Item("temporaries", path, owner)
 
@@ -360,6 +363,11 @@ def _entries(folder: Path) -> list[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if _real(path)]
+
+
+def _ours(path: Path) -> bool:
+    """A folder of this user: those of colleagues that are private are theirs to remove."""
+    return _real(path) and path.stat().st_uid == os.getuid()
 
 
 def _age_s(path: Path) -> float:

@@ -104,9 +104,11 @@ def confirm(prepared: Prepared, gpu_hours: float, *, confirmed: bool) -> None:
     if confirmed or not most:
         return
     cost = estimated(prepared, most)
-    if cost.gpu_hours <= gpu_hours:
+    if cost.gpu_hours <= gpu_hours and not cost.unknown:
         return
     text = f"some {cost.gpu_hours:.3g} GPU-hours, above hydra.launcher.confirm_above_gpu_hours={gpu_hours:g}"
+    if cost.unknown:
+        text = f"GPU-hours that cannot be told, as the size of {', '.join(cost.unknown)} is not known"
     if not sys.stdin.isatty():
         raise UsageError(f"this launch would take {text}: confirm it with --yes, or see `bll plan`")
     print("\n".join(cost.text()))
@@ -174,9 +176,9 @@ def _canary(planned: Plan) -> list[str]:
 
 def clear_failure(files: JobFiles) -> None:
     """The last attempt's failure no longer counts: the job may be tried again. Its text stays."""
-    last = files.attempts()[-1]
-    with contextlib.suppress(FileNotFoundError):  # another launch cleared it, or has begun the next attempt
-        last.failure.rename(last.failure.with_name("failure.cleared.json"))
+    for last in files.attempts()[-1:]:  # none: it ended before it had begun
+        with contextlib.suppress(FileNotFoundError):  # another launch cleared it, or has begun the next attempt
+            last.failure.rename(last.cleared)
 
 
 def reopen(layout: Layout, sweep: str) -> tuple[Declared, list[str]]:

@@ -88,6 +88,8 @@ def headline(status: SweepStatus, workers: int) -> str:
     for state in ("failed", "blocked", "damaged", "unsubmitted"):
         if status.number(state):
             text += f", {status.number(state)} {state}"
+    if status.refused:
+        text += f"; SLURM takes no more for now ({status.refused})"
     if status.problem:
         text += f"; SLURM does not answer ({status.problem})"
     eta = status.eta_s(workers)

@@ -131,7 +131,7 @@ def objection(script: str) -> str:
 
 def _sbatch(script: str, option: str) -> subprocess.CompletedProcess[str] | None:
     """None if it does not answer, as where the queue is full: submitting itself will tell."""
-    command = ["sbatch", "--parsable", option]
+    command = ["sbatch", "--parsable", "--job-name=bll-probe", option]  # a name of its own: it is no submission
     try:
         return subprocess.run(command, input=script, capture_output=True, text=True, timeout=20, check=False)
     except FileNotFoundError:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import getpass
 import io
 import logging
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,14 +30,14 @@ from bll_sweeps.cluster.launch import Declared
 from bll_sweeps.cluster.notice import Notice
 from bll_sweeps.cluster.scheduler import SchedulerUnavailable
 from bll_sweeps.cluster.status import failure, read_manifest
-from bll_sweeps.cluster.submissions import Queue, QueueView, Submitted, end, intend, read_submission, settle
+from bll_sweeps.cluster.submissions import Queue, Queued, QueueView, Submitted, end, intend, read_submission, settle
 from bll_sweeps.cluster.words import plural
 from bll_sweeps.errors import ConfigError, JobsFailed, StoreError, UsageError
 from bll_sweeps.grid.build import build
 from bll_sweeps.grid.resources import ResourceRule, Shape, shape_of
 from bll_sweeps.store.claims import Claim, acquire, live_claim
 from bll_sweeps.store.layout import Layout, Submission
-from bll_sweeps.store.records import is_done, write_json
+from bll_sweeps.store.records import is_done, read_json, write_json
 from jobs.attempt import claimed
 
 log = logging.getLogger("bll")
@@ -134,17 +135,22 @@ def _launching(layout: Layout, patience_s: float) -> Iterator[Claim]:
         yield claim
 
 
-def _round(layout: Layout, sweep: str, launch: int, claim: Claim) -> _Round:
+def _round(layout: Layout, sweep: str, launch: int, claim: Claim, code: str = "") -> _Round:
+    """`code`: the name of the snapshot to run from; empty: one of the code that runs now."""
     manifest = read_manifest(layout, sweep, launch)
-    return _Round(layout, manifest, build(SlurmOptions, manifest["launcher"]["options"], "hydra.launcher"), claim)
+    options = build(SlurmOptions, manifest["launcher"]["options"], "hydra.launcher")
+    folder = Path(__file__).parents[2]
+    if options.snapshot:
+        folder = layout.code(code) if code else snapshot.take(layout)
+    return _Round(layout, manifest, options, claim, folder)
 
 
 class _Round:
     """One pass over a launch's jobs, under the claim on submitting."""
 
-    def __init__(self, layout: Layout, manifest: dict[str, Any], options: SlurmOptions, claim: Claim):
+    def __init__(self, layout: Layout, manifest: dict[str, Any], options: SlurmOptions, claim: Claim, code: Path):
         self._layout, self._manifest, self._options, self._claim = layout, manifest, options, claim
-        self._code = snapshot.take(layout) if options.snapshot else Path(__file__).parents[2]
+        self._code = code
         path = f"{shlex.quote(str(self._code))}${{PYTHONPATH:+:$PYTHONPATH}}"
         self._environment = [f"export PYTHONPATH={path}", *_ENVIRONMENT]
         self._known: dict[str, Submitted] = {}  # by the name of the submission
@@ -158,7 +164,8 @@ class _Round:
         """A worker that is `topping_up` leaves alone what was stopped for failing alike."""
         queue = Queue(self._layout)
         view = settle(queue)
-        waiting = self._waiting(view)
+        live = self._in_queue(view)
+        waiting = self._waiting(view, live)
         stopped = self._stopped(queue)
         if topping_up:
             kinds = {self._kind(job) for s in stopped for job in s.jobs}
@@ -167,12 +174,15 @@ class _Round:
             for s in stopped:
                 s.files.stopped.unlink(missing_ok=True)
         self._known = {q.submission.files.name: q.submission for q in view.jobs.values() if q.live}
-        queued = {job: q.place for job, q in view.jobs.items() if q.live}
+        queued = {job: q.place for job, q in live.items()}
         refused = ""
         try:
             for bucket in self._buckets(waiting, queued):
                 refused = self._submit(bucket) or refused
-            self._notice(view)
+            try:
+                self._notice(view)
+            except Refused as error:
+                refused = refused or str(error)  # the last one to top up has room for it
         except Mistaken:
             scheduler.cancel([str(s.slurm_job) for s in self._new])
             for s in self._new:
@@ -183,12 +193,32 @@ class _Round:
         if not refused:
             marker.unlink(missing_ok=True)
         else:
-            write_json(marker, {"why": refused})  # workers that finish try again
+            # Workers that finish try again: those of the same user, with the code of this launch.
+            write_json(marker, {"why": refused, "user": getpass.getuser(), "code": self._code.name})
             if not self._known:
                 raise Refused(f"SLURM takes no job at all: {refused}")
         return self._outcome
 
-    def _waiting(self, view: QueueView) -> list[Waiting]:
+    def _in_queue(self, view: QueueView) -> dict[str, Queued]:
+        """The jobs that will run without our doing. Not those whose failure was cleared while the element in which they
+        failed is still at work on something else: it has dropped them, and SLURM cancels what waits for it.
+        """
+        live = {job: queued for job, queued in view.jobs.items() if queued.live}
+        for job_id, entry in self._manifest["jobs"].items():  # parents before children
+            queued = live.get(job_id)
+            given_up = queued is not None and queued.dropped(self._layout.job(job_id))
+            lost = [parent for parent in entry["parents"] if parent in self._manifest["jobs"] and parent not in live]
+            orphaned = queued is not None and queued.pending and any(not self._settled(parent) for parent in lost)
+            if given_up or orphaned:
+                del live[job_id]
+        return live
+
+    def _settled(self, job_id: str) -> bool:
+        """Whether what waits for the job may rely on it: it is done, or a live process outside the queue runs it."""
+        files = self._layout.job(job_id)
+        return is_done(files) or live_claim(files) is not None
+
+    def _waiting(self, view: QueueView, live: Mapping[str, Queued]) -> list[Waiting]:
         """Jobs that SLURM has to be given: not done, not failed, in no queue, and no live process runs them."""
         shapes = [build(Shape, shape) for shape in self._manifest["shapes"]]
         jobs = self._manifest["jobs"]
@@ -196,8 +226,9 @@ class _Round:
         out = []
         for job_id, entry in jobs.items():
             files = self._layout.job(job_id)
-            at_work = (who := live_claim(files)) is not None and not view.has_ended(who)
-            if job_id in done or view.live(job_id) or failure(files) is not None or at_work:
+            dropped = job_id in view.jobs and view.jobs[job_id].dropped(files)
+            at_work = not dropped and (who := live_claim(files)) is not None and not view.has_ended(who)
+            if job_id in done or job_id in live or failure(files) is not None or at_work:
                 continue
             parents = tuple(parent for parent in entry["parents"] if not is_done(self._layout.job(parent)))
             shape = shapes[entry["shape"]]
@@ -229,7 +260,8 @@ class _Round:
         rest, more = plan_buckets(others, places, **settings)
         self._outcome.left = dict.fromkeys([*left, *more], "a job it needs runs outside SLURM, or has failed")
         ahead = {places[job] for job in canary}
-        return [*first, *(_after_canary(bucket, ahead) for bucket in rest)] if ahead else rest
+        behind = {bucket.name for bucket in rest}
+        return [*first, *(_after_canary(bucket, ahead, behind) for bucket in rest)] if ahead else rest
 
     def _submit(self, bucket: Bucket) -> str:
         """Submits the bucket, or as much of it as SLURM takes; why it did not take all, or ''."""
@@ -399,10 +431,11 @@ def sbatch_parameters(options: SlurmOptions, shape: Shape, name: str, environmen
     return out | {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(shape, key))}
 
 
-def _after_canary(bucket: Bucket, canary: set[Place]) -> Bucket:
-    """The bucket whose elements also wait for the whole canary, unless they wait for something that does so itself."""
+def _after_canary(bucket: Bucket, canary: set[Place], behind: set[str]) -> Bucket:
+    """The bucket whose elements also wait for the whole canary, unless they wait for a bucket that does (`behind`)."""
     after = tuple(
-        places if any(place not in canary for place in places) else tuple(sorted(canary)) for places in bucket.after
+        places if any(place.submission in behind for place in places) else tuple(sorted({*places, *canary}))
+        for places in bucket.after
     )
     return dataclasses.replace(bucket, after=after)
 
@@ -452,8 +485,8 @@ def top_up(layout: Layout, sweep: str, launch: int) -> None:
         with _launching(layout, _YIELD_S) as claim:
             deadline, pause_s = time.monotonic() + _LAST_S, 1.0
             while refused := _refused(layout, sweep, launch):
-                for name, number in refused:
-                    _submit_more(layout, name, number, claim)
+                for name, number, code in refused:
+                    _submit_more(layout, name, number, claim, code)
                 if time.monotonic() > deadline or _others_follow(layout):
                     return
                 time.sleep(pause_s)
@@ -462,18 +495,23 @@ def top_up(layout: Layout, sweep: str, launch: int) -> None:
         log.warning("what SLURM had refused is left to others: %s", error)
 
 
-def _submit_more(layout: Layout, sweep: str, launch: int, claim: Claim) -> None:
+def _submit_more(layout: Layout, sweep: str, launch: int, claim: Claim, code: str) -> None:
     try:
-        _round(layout, sweep, launch, claim).run(topping_up=True)
+        _round(layout, sweep, launch, claim, code).run(topping_up=True)
     except (JobsFailed, UsageError, StoreError, OSError) as error:
         log.warning("%s: could not submit what is left: %s", sweep, error)
 
 
-def _refused(layout: Layout, sweep: str, launch: int) -> list[tuple[str, int]]:
-    """Launches of which SLURM refused a part; this one, if it is among them, first."""
+def _refused(layout: Layout, sweep: str, launch: int) -> list[tuple[str, int, str]]:
+    """(sweep, launch, name of its code) of this user's launches of which SLURM refused a part; this one first."""
     others = ((name, number) for name in layout.sweeps() for number in layout.sweep(name).launches())
-    known = dict.fromkeys([(sweep, launch), *others])
-    return [(name, number) for name, number in known if layout.sweep(name).unsubmitted(number).exists()]
+    found = []
+    for name, number in dict.fromkeys([(sweep, launch), *others]):
+        with contextlib.suppress(FileNotFoundError, StoreError):
+            told = read_json(layout.sweep(name).unsubmitted(number))
+            if told["user"] == getpass.getuser():
+                found.append((name, number, told["code"]))
+    return found
 
 
 def _others_follow(layout: Layout) -> bool:

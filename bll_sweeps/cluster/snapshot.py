@@ -23,14 +23,17 @@ def take(layout: Layout) -> Path:
     digest = hashlib.sha256()
     for path, content in sources.items():
         digest.update(f"{path.relative_to(top).as_posix()}\0{len(content)}\0".encode() + content)
-    folder = layout.code(digest.hexdigest()[:16])
-    if folder.is_dir():
+    # Each user's own, writable for nobody else: what is in it is run under that user's account.
+    folder = layout.code(f"{digest.hexdigest()[:16]}-{os.getuid()}")
+    if folder.is_dir() and folder.stat().st_uid == os.getuid():
         return folder
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     for path, content in sources.items():
         copy = temporary / path.relative_to(top)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(content)
+    for path in (temporary, *temporary.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     try:
         temporary.rename(folder)
     except OSError:  # another launch was faster with the same code

@@ -21,7 +21,7 @@ from bll_sweeps.store.layout import Attempt, JobFiles, Layout, WorkerFiles
 from bll_sweeps.store.records import is_done, read_json, read_record
 
 if TYPE_CHECKING:
-    from bll_sweeps.cluster.submissions import Queued, QueueView
+    from bll_sweeps.cluster.submissions import QueueView
 
 # As `State`, seen from a sweep: `new` is `pending` or, below a failed or damaged parent, `blocked`; on SLURM it is
 # `unsubmitted` if it is in no queue.
@@ -163,6 +163,7 @@ class SweepStatus:
     jobs: list[JobStatus]
     seconds: dict[str, list[float]] = field(default_factory=dict)  # durations of done jobs by kind
     problem: str = ""  # why SLURM did not answer: what waits or runs is then only known from the disk
+    refused: str = ""  # why SLURM took only a part, while workers are there that will submit the rest
 
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -179,7 +180,7 @@ class SweepStatus:
     @property
     def finished(self) -> bool:
         """Nothing is left that could still run by itself."""
-        return not self.number("running", "pending")
+        return not self.number("running", "pending") and not (self.refused and self.number("unsubmitted"))
 
     def verdict(self) -> str:
         """One line on what did not end well, with the first error and the remedy."""
@@ -244,7 +245,10 @@ class SweepWatch:
     def status(self) -> SweepStatus:
         jobs = self.manifest["jobs"]
         left = [job_id for job_id in jobs if not is_done(self.layout.job(job_id))]
-        view = self._queue.look(left) if left and self.on_slurm else None
+        marker = self.layout.sweep(self.manifest["sweep"]).unsubmitted(self.manifest["launch"])
+        refused = read_json(marker)["why"] if left and marker.exists() else ""
+        # Those that will submit what was refused may have ended all their jobs: then they are found among all others.
+        view = self._queue.look(None if refused else left) if left and self.on_slurm else None
         states: dict[str, JobStatus] = {}
         for job_id in self._order:
             states[job_id] = self._job(job_id, jobs[job_id]["kind"], jobs[job_id]["parents"], states, view)
@@ -253,7 +257,9 @@ class SweepWatch:
             seconds.setdefault(jobs[job_id]["kind"], []).append(took)
         m = self.manifest
         head = (m["sweep"], m["launch"], m["created_at"], len(m["cells"]))
-        return SweepStatus(*head, [states[job_id] for job_id in jobs], seconds, view.problem if view else "")
+        anyone = view is not None and any(entry.live for entry in view.entries.values())
+        problem = view.problem if view else ""
+        return SweepStatus(*head, [states[i] for i in jobs], seconds, problem, refused if anyone else "")
 
     def _job(
         self, job_id: str, kind: str, parents: Iterable[str], known: dict[str, JobStatus], view: QueueView | None
@@ -298,7 +304,7 @@ def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView) -> JobSt
     """A job of which the disk says only that it is not done: what the queue says, or what became of its last try."""
     newest = view.jobs.get(job_id)
     if newest is None:
-        return JobStatus(job_id, kind, "unsubmitted")
+        return JobStatus(job_id, kind, "unsubmitted")  # SweepStatus.refused may say why
     if newest.live:
         entry = newest.entry
         if entry is None:
@@ -310,19 +316,12 @@ def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView) -> JobSt
         return JobStatus(job_id, kind, "blocked", read_json(newest.submission.files.stopped)["why"])
     ended = f"SLURM job {newest.id} is gone" + (f" ({newest.entry.state})" if newest.entry else "")
     attempts = files.attempts()
-    if not attempts or attempts[-1].interrupted.exists() or not _ran_in(attempts[-1], newest):
+    if not attempts or attempts[-1].interrupted.exists() or not newest.ran(attempts[-1]):
         died = newest.entry is not None and newest.entry.state != "CANCELLED"
         return JobStatus(
             job_id, kind, "unsubmitted", ended + (f", see {newest.submission.files.private}" if died else "")
         )
     return JobStatus(job_id, kind, "failed", f"ended without a record: {_last_seen(attempts[-1])}{ended}")
-
-
-def _ran_in(attempt: Attempt, place: Queued) -> bool:
-    try:
-        return read_json(attempt.slurm)["submission"] == place.submission.files.name
-    except (OSError, StoreError):
-        return False
 
 
 def _last_seen(attempt: Attempt) -> str:

@@ -18,7 +18,7 @@ from bll_sweeps.cluster import scheduler
 from bll_sweeps.cluster.buckets import Bucket, Place
 from bll_sweeps.cluster.scheduler import QueueEntry, SchedulerUnavailable
 from bll_sweeps.errors import StoreError
-from bll_sweeps.store.layout import Layout, Submission
+from bll_sweeps.store.layout import Attempt, JobFiles, Layout, Submission
 from bll_sweeps.store.records import read_json, write_json
 
 _LATE_S = 300.0  # after which no sbatch is still on its way
@@ -69,6 +69,22 @@ class Queued:
         return self.entry is not None and self.entry.live
 
     @property
+    def pending(self) -> bool:
+        return self.entry is not None and self.entry.state == "PENDING"
+
+    def dropped(self, files: JobFiles) -> bool:
+        """Whether the job has failed in this very element, which will not try it again, and its failure was cleared."""
+        attempts = files.attempts()
+        return bool(attempts) and attempts[-1].cleared.exists() and self.ran(attempts[-1])
+
+    def ran(self, attempt: Attempt) -> bool:
+        """Whether the attempt was made in this submission."""
+        try:
+            return read_json(attempt.slurm)["submission"] == self.submission.files.name
+        except (OSError, StoreError):
+            return False
+
+    @property
     def place(self) -> Place:
         return Place(self.submission.files.name, self.element)
 
@@ -94,6 +110,8 @@ class QueueView:
         """Whether the owner of a claim was a SLURM job of ours that runs no more, whatever its last heartbeat."""
         if self.problem or not owner or owner.get("submission") not in self.asked:
             return False
+        if owner.get("user") != getpass.getuser():
+            return False  # SLURM may hide another user's jobs: then only the heartbeat tells
         return not any(entry.raw_id == str(owner["slurm_job"]) and entry.live for entry in self.entries.values())
 
 
@@ -186,6 +204,8 @@ def settle(queue: Queue) -> QueueView:
             end(s.files, "left by a launch that died before it was released")
         elif not entries and s.slurm_job is None and time.time_ns() - s.intent["created_at"] < _LATE_S * 1e9:
             continue  # an sbatch whose launch died may still be at work
+        elif not entries and s.intent["user"] != getpass.getuser():
+            continue  # SLURM may hide it
         elif not entries:
             end(s.files, "nothing of it is in the queue any more")
         elif not s.released:

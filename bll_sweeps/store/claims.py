@@ -8,6 +8,7 @@ Of the schemes that were raced (1,500 races of eight processes for a stale claim
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import secrets
@@ -58,6 +59,7 @@ def owner() -> dict[str, Any]:
     """Who this process is, as far as another worker may have to judge whether it still lives."""
     pid = os.getpid()
     return {
+        "user": getpass.getuser(),
         "host": socket.gethostname(),
         "boot": _boot_id(),
         "pid_namespace": _pid_namespace(),

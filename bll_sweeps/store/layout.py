@@ -58,6 +58,11 @@ class Attempt:
         return self.folder / "failure.json"
 
     @property
+    def cleared(self) -> Path:
+        """What was failure.json, once somebody asked for the job to be tried again."""
+        return self.folder / "failure.cleared.json"
+
+    @property
     def interrupted(self) -> Path:
         """The attempt was asked to stop and saved its state: how far it was, and how far when it began."""
         return self.folder / "interrupted.json"
@@ -246,7 +251,7 @@ class Layout:
         return JobFiles(self.root / "submissions")
 
     def submissions(self) -> list[Submission]:
-        """All submissions to SLURM, oldest first (their names begin with a time stamp)."""
+        """All submissions to SLURM, by name."""
         folder = self.root / "submissions"
         if not folder.is_dir():
             return []

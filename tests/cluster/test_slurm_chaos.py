@@ -141,7 +141,7 @@ class Chaos:
     def node_down(self) -> str:
         job = self.victim()
         node = self.slurm.job(job).get("node") or self.chance.choice(NODES)
-        there = [job["id"] for job in self.slurm.jobs() if job["state"] == "RUNNING" and job["node"] == node]
+        there = [job["job_id"] for job in self.slurm.jobs() if job["state"] == "RUNNING" and job["node"] == node]
         lose(self.slurm, node, there)
         time.sleep(self.chance.uniform(0.0, 2.0))
         self.slurm.resume(node)
@@ -272,5 +272,5 @@ def test_twenty_random_faults_lose_nothing_and_repeat_nothing(
     assert results(chaos.root) == results(reference(tmp_path_factory, *GRID, seeds))
     assert {job.id: finished(job) for job in chaos.jobs() if len(finished(job)) != 1} == {}
     assert [text for job in chaos.jobs() for text in overlaps(job)] == []
-    assert queued(slurm, chaos.root) == []
+    wait_for(lambda: not queued(slurm, chaos.root), 60, slurm.describe)
     wait_for(lambda: not chaos.processes(), 30, lambda: json.dumps(chaos.processes()))

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from slurm_cluster import Slurm
 from sweeps import SLURM, SWEEP, Bll
 
 from bll_sweeps.code import code_digest
-from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import read_record
 
 TOP = Path(__file__).parents[2]
@@ -384,3 +385,24 @@ def test_a_group_shares_a_run_root(slurm: Slurm, shared_root: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (new,) = sweeps.attempts(root).keys() - before.keys()
     assert Layout(root).job(new).done.lstat().st_uid == SECOND_USER
+
+
+def test_a_retry_does_not_wait_for_what_still_runs_beside_the_failure(bll: Bll, slurm: Slurm, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    long = [*sweeps.SWEEP, "objective=nll,p", "recipe.steps=5000", "execution.checkpoint_every_steps=20"]
+    sweeps.launched(bll, *long, "hydra.launcher.jobs_per_allocation=2")
+
+    def training() -> list[JobFiles]:
+        found = sweeps.jobs_of(root, "train")
+        return found if len(found) == 2 and all(sweeps.steps_of(job) for job in found) else []
+
+    killed, other = sweeps.wait_for(training, what=lambda: sweeps.private_logs(root))
+    os.kill(json.loads(killed.attempt(1).provenance.read_text())["pid"], signal.SIGKILL)
+    sweeps.wait_for(killed.attempt(1).failure.exists)
+    done = bll("retry")
+    assert done.returncode == 0, done.stderr
+    assert "1 failed or damaged jobs are run again" in done.stdout
+    assert "submitted 2 jobs (1 train, 1 evaluate)" in done.stdout
+    assert not other.done.exists()  # its allocation, in which the other had failed, was at work all the time
+    sweeps.completed(bll, slurm)
+    assert (len(killed.attempts()), len(other.attempts())) == (2, 1)
