@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -322,13 +321,12 @@ def test_the_json_has_hours_by_kind_and_backbone_and_the_text_lines_up(tmp_path:
 
 
 @pytest.mark.slow
-def test_three_thousand_cells_are_estimated_in_about_a_second(tmp_path: Path) -> None:
+def test_of_three_thousand_cells_every_job_is_estimated(tmp_path: Path) -> None:
     cells = [make_cell(seed=seed, **objective) for seed in range(1500) for objective in (NLL, P)]
     for cell in cells[:300]:
         assert cell.train
         finish(tmp_path, cell.train, 5.0)
     found = planned(tmp_path, cells)
     shapes = dict.fromkeys(found.jobs, Shape())
-    started = time.perf_counter()
-    estimate(found, Layout(tmp_path), shapes, dict.fromkeys(found.jobs, CPU), 64)
-    assert time.perf_counter() - started < 3
+    cost = estimate(found, Layout(tmp_path), shapes, dict.fromkeys(found.jobs, CPU), 64)
+    assert sum(row.jobs for row in cost.rows) == len(found.to_run) == len(found.jobs) - 300

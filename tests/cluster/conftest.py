@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # helper modules of the tests, under --import-mode=importlib
+sys.path.append(str(HERE))  # helper modules, under --import-mode=importlib; behind tests/, whose conftest is imported
 
 from slurm_cluster import Slurm, SlurmError, cluster, require_slurm  # noqa: E402
 
