@@ -157,7 +157,7 @@ def lose(slurm: Slurm, node: str, jobs: Sequence[str]) -> None:
     """
     slurm.scontrol("update", f"nodename={node}", "state=drain", "reason=test")
     slurm.down(node)
-    wait_for(lambda: not any(steps(slurm, job) for job in jobs), 60, slurm.describe)
+    wait_for(lambda: not any(steps(slurm, job) for job in jobs), 150, slurm.describe)
 
 
 def steps(slurm: Slurm, job: str) -> list[int]:

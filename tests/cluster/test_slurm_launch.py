@@ -358,7 +358,9 @@ def test_a_group_shares_a_run_root(slurm: Slurm, shared_root: Path) -> None:
     private = [*root.glob("submissions/*/private"), *root.glob("workers/*")]
     assert [oct(path.stat().st_mode & 0o777) for path in private] == ["0o700"] * 3
     shared = [p for p in root.rglob("*") if not p.is_symlink() and not {p, *p.parents}.intersection(private)]
-    assert [str(path) for path in shared if not path.stat().st_mode & 0o020] == []
+    code = [p for p in shared if p.parent.parent == root / "code" or root / "code" in p.parents]
+    assert code and [str(path) for path in code if path.stat().st_mode & 0o022] == []  # it runs under our account
+    assert [str(path) for path in shared if path not in code and not path.stat().st_mode & 0o020] == []
     assert [str(path) for path in shared if path.stat().st_gid != GROUP] == []
 
     def theirs(*arguments: str) -> subprocess.CompletedProcess[str]:
