@@ -204,12 +204,10 @@ def _composed(hydra: Any, overrides: Sequence[str]) -> tuple[str, list[Any], dic
 
 
 def _site(launcher: dict[str, Any]) -> Any:
-    """The launcher's resource rules; Hydra's own launchers have none."""
-    from bll_sweeps.grid.build import build
-    from bll_sweeps.grid.resources import ResourceRule
+    """The launcher's resource rules, its options checked as for a launch; Hydra's own launchers have none."""
+    from hydra.utils import instantiate
 
-    rules = launcher.get("resources") or {}
-    return {name: build(ResourceRule, rule, f"hydra.launcher.resources.{name}") for name, rule in rules.items()}
+    return instantiate(launcher).site() if launcher["_target_"].startswith("hydra_plugins.bll.") else {}
 
 
 def _slots(launcher: dict[str, Any], shapes: Iterable[Any]) -> int:
@@ -321,7 +319,8 @@ def _retry(args: argparse.Namespace) -> int:
     layout = _layout(args)
     declared, ids = reopen(layout, _sweep(args, layout))
     on_slurm = declared.launcher.name == "slurm"
-    if not ids and not (on_slurm and SweepWatch(layout, declared.sweep).status().number("blocked", "unsubmitted")):
+    left = SweepWatch(layout, declared.sweep).status() if on_slurm and not ids else None
+    if not ids and not (left and (left.number("blocked", "unsubmitted") or left.stuck)):
         print(f"{declared.sweep}: nothing has failed or is damaged (`bll launch` goes on with what is left)")
         return DONE
     print(f"{declared.sweep}: {len(ids)} failed or damaged jobs are run again", flush=True)
@@ -373,7 +372,7 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _ended(status: Any) -> int:
-    if status.number("failed", "blocked", "damaged", "unsubmitted"):
+    if status.number("failed", "blocked", "damaged", "unsubmitted") or status.stuck:
         raise JobsFailed(status.verdict())
     return DONE
 

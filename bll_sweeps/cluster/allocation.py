@@ -308,7 +308,7 @@ class _Element:
             stop_after_identical_failures(self._layout, self._files, self._sweep, self._launch, limit)
 
     def _end_of_jobs(self, jobs: Sequence[str]) -> None:
-        from bll_sweeps.cluster.slurm import top_up
+        from bll_sweeps.cluster.topup import top_up
 
         top_up(self._layout, self._sweep, self._launch)
 

@@ -28,6 +28,7 @@ _ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
+_START_FAILED = ("launch failed requeued held", "JobHoldMaxRequeue")
 # What sbatch says when there are too many jobs for now, and when the controller could not be asked.
 _FULL = re.compile(r"SubmitJob|temporarily|queue full|too many jobs", re.IGNORECASE)
 _OUTAGE = re.compile(
@@ -66,6 +67,11 @@ class QueueEntry:
     @property
     def held(self) -> bool:
         return self.state == "PENDING" and self.reason == "JobHeldUser"
+
+    @property
+    def stuck(self) -> bool:
+        """Held by SLURM itself after failed starts (a prolog, a node): it waits until somebody releases it."""
+        return self.state == "PENDING" and self.reason in _START_FAILED
 
 
 def queue(names: Iterable[str]) -> list[QueueEntry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -147,11 +147,12 @@ class JobStatus:
     done: int = 0
     total: int = 0
     slurm: str = ""  # its element in SLURM's queue
+    stuck: bool = False  # pending, but SLURM holds it, or what it waits for, until it is released
 
     def plain(self) -> dict[str, Any]:
         """Without what is not known; done and total go together."""
         unknown = ("done", "total") if not self.total else ()
-        return {key: value for key, value in vars(self).items() if value != "" and key not in unknown}
+        return {key: value for key, value in vars(self).items() if value not in ("", False) and key not in unknown}
 
 
 @dataclass
@@ -180,11 +181,19 @@ class SweepStatus:
     @property
     def finished(self) -> bool:
         """Nothing is left that could still run by itself."""
-        return not self.number("running", "pending") and not (self.refused and self.number("unsubmitted"))
+        moving = any(job.state == "running" or (job.state == "pending" and not job.stuck) for job in self.jobs)
+        return not moving and not (self.refused and self.number("unsubmitted"))
+
+    @property
+    def stuck(self) -> list[JobStatus]:
+        return [job for job in self.jobs if job.stuck]
 
     def verdict(self) -> str:
         """One line on what did not end well, with the first error and the remedy."""
         bad = [job for job in self.jobs if job.state in ("failed", "damaged")]
+        if not bad and self.stuck:
+            held = f"SLURM holds {len(self.stuck)} jobs, some of them after failed starts"
+            return f"{held}; launching {self.sweep} again releases them; {self.stuck[0].id}: {self.stuck[0].detail}"
         if not bad:
             left = [job for job in self.jobs if job.state in ("unsubmitted", "blocked")]
             why = next((f"; {job.id}: {job.detail}" for job in left if job.detail), "")
@@ -251,7 +260,11 @@ class SweepWatch:
         view = self._queue.look(None if refused else left) if left and self.on_slurm else None
         states: dict[str, JobStatus] = {}
         for job_id in self._order:
-            states[job_id] = self._job(job_id, jobs[job_id]["kind"], jobs[job_id]["parents"], states, view)
+            parents = jobs[job_id]["parents"]
+            found = self._job(job_id, jobs[job_id]["kind"], parents, states, view)
+            if found.state == "pending" and any(p in states and states[p].stuck for p in parents):
+                found = replace(found, stuck=True)
+            states[job_id] = found
         seconds: dict[str, list[float]] = {}
         for job_id, took in self._done.items():
             seconds.setdefault(jobs[job_id]["kind"], []).append(took)
@@ -310,10 +323,12 @@ def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView) -> JobSt
         if entry is None:
             return JobStatus(job_id, kind, "pending", f"unknown: {view.problem}", slurm=newest.id)
         if entry.state == "PENDING":
-            return JobStatus(job_id, kind, "pending", entry.reason, slurm=newest.id)
+            return JobStatus(job_id, kind, "pending", entry.reason, slurm=newest.id, stuck=entry.stuck)
         return JobStatus(job_id, kind, "running", f"starting ({entry.state.lower()})", slurm=newest.id)
     if newest.submission.files.stopped.exists():
         return JobStatus(job_id, kind, "blocked", read_json(newest.submission.files.stopped)["why"])
+    if newest.cancelled:
+        return JobStatus(job_id, kind, "unsubmitted", "cancelled")
     ended = f"SLURM job {newest.id} is gone" + (f" ({newest.entry.state})" if newest.entry else "")
     attempts = files.attempts()
     if not attempts or attempts[-1].interrupted.exists() or not newest.ran(attempts[-1]):

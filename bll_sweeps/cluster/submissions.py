@@ -33,6 +33,7 @@ class Submitted:
     slurm_job: str | None
     released: bool
     ended: dict[str, Any] | None
+    cancelled: frozenset[int]  # elements, by a user
 
     @property
     def elements(self) -> list[list[list[str]]]:
@@ -83,6 +84,11 @@ class Queued:
             return read_json(attempt.slurm)["submission"] == self.submission.files.name
         except (OSError, StoreError):
             return False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a user took it out of the queue."""
+        return self.element in self.submission.cancelled
 
     @property
     def place(self) -> Place:
@@ -159,9 +165,10 @@ def read_submission(files: Submission) -> Submitted | None:
         intent = read_json(files.intent)
         submitted = read_json(files.submitted) if files.submitted.exists() else {}
         ended = read_json(files.ended) if files.ended.exists() else None
+        cancelled = read_json(files.cancelled)["elements"] if files.cancelled.exists() else ()
     except (FileNotFoundError, StoreError):
         return None
-    return Submitted(files, intent, submitted.get("slurm_job"), files.released.exists(), ended)
+    return Submitted(files, intent, submitted.get("slurm_job"), files.released.exists(), ended, frozenset(cancelled))
 
 
 def intend(layout: Layout, bucket: Bucket, sweep: str, launch: int, code: str) -> Submission:

@@ -206,8 +206,13 @@ class Submission:
 
     @property
     def stopped(self) -> Path:
-        """Its remaining jobs were cancelled: too many failed alike, or somebody asked for it."""
+        """Its remaining jobs were cancelled: too many failed alike."""
         return self.folder / "stopped.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """Which of its elements a user cancelled: workers do not submit their jobs again, a launch does."""
+        return self.folder / "cancelled.json"
 
     @property
     def private(self) -> Path:

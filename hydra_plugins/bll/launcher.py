@@ -40,7 +40,7 @@ class _DeclaringLauncher(Launcher):
 
         assert self._config is not None and self._context is not None
         composed = as_composed(self._context.config_loader, self._config, job_overrides)
-        prepared = prepare(resolve_cells(composed.cells), self._site())
+        prepared = prepare(resolve_cells(composed.cells), self.site())
         confirm(prepared, self._policy["confirm_above_gpu_hours"], confirmed=self._policy["confirmed"])
         status = self._run(composed.name, prepared)
         bad = {job.id for job in status.jobs if job.state in ("failed", "blocked", "damaged")} if status else set()
@@ -60,7 +60,7 @@ class _DeclaringLauncher(Launcher):
         policy = {key: self._policy[key] for key in ("rerun_stale", "canary")}
         return launch.declare(name, prepared, sys.argv, launcher=record, **policy)
 
-    def _site(self) -> Any:
+    def site(self) -> Any:
         """Resource rules of the launcher; complains about options that cannot be used."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class _DeclaringLauncher(Launcher):
 class LocalLauncher(_DeclaringLauncher):
     name = "local"
 
-    def _site(self) -> Any:
+    def site(self) -> Any:
         from bll_sweeps.cluster.local import LocalOptions
 
         LocalOptions(**self._options)
@@ -88,8 +88,8 @@ class LocalLauncher(_DeclaringLauncher):
 class SlurmLauncher(_DeclaringLauncher):
     name = "slurm"
 
-    def _site(self) -> Any:
-        from bll_sweeps.cluster.slurm import SlurmOptions
+    def site(self) -> Any:
+        from bll_sweeps.cluster.sbatch import SlurmOptions
         from bll_sweeps.grid.build import build
 
         return build(SlurmOptions, self._options, "hydra.launcher").resources

@@ -194,12 +194,17 @@ class Chaos:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """One launch, as a user would: it also tries again what has failed. Then everything ends by itself."""
-        done = run(self.root, "launch", *self.grid(), slurm=self.slurm)
-        assert done.returncode == 0, done.stdout + done.stderr
-        self.say(f"last launch: {last_line(done)}")
-        done = run(self.root, "wait", "chaos", "--timeout", "200", slurm=self.slurm)
-        self.say(f"wait: {done.returncode} {last_line(done)}")
+        """One launch, as a user would: it also tries again what has failed. Then everything ends by itself, unless
+        SLURM itself holds what it failed to start, which only a launch may release.
+        """
+        for _ in range(3):
+            done = run(self.root, "launch", *self.grid(), slurm=self.slurm)
+            assert done.returncode == 0, done.stdout + done.stderr
+            self.say(f"last launch: {last_line(done)}")
+            done = run(self.root, "wait", "chaos", "--timeout", "200", slurm=self.slurm)
+            self.say(f"wait: {done.returncode} {last_line(done)}")
+            if "SLURM holds" not in done.stderr:
+                break
         assert done.returncode == 0, done.stdout + done.stderr + self.slurm.describe() + private_logs(self.root)[-8000:]
 
     def processes(self) -> list[str]:

@@ -66,9 +66,18 @@ def slurm(slurm_with: Callable[..., Slurm]) -> Slurm:
 
 
 @pytest.fixture(scope="module")
-def lenient(slurm_with: Callable[..., Slurm]) -> Slurm:
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file is there, nothing starts on the nodes of `lenient`: their prolog fails."""
+    return tmp_path_factory.mktemp("prolog") / "broken"
+
+
+@pytest.fixture(scope="module")
+def lenient(slurm_with: Callable[..., Slurm], broken: Path) -> Slurm:
     """A cluster with room for few jobs, which watches nobody's memory."""
-    return slurm_with(accounting=False, MaxJobCount=5, MinJobAge=5, JobAcctGatherParams="NoShared")
+    prolog = broken.parent / "prolog"
+    prolog.write_text(f"#!/bin/sh\ntest ! -e {broken}\n")
+    prolog.chmod(0o755)
+    return slurm_with(accounting=False, MaxJobCount=5, MinJobAge=5, JobAcctGatherParams="NoShared", Prolog=prolog)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +141,25 @@ def test_what_a_submit_limit_refuses_is_submitted_by_workers_that_finish(
     assert len(sweeps.jobs_of(root, "evaluate")) == 4
     assert set(sweeps.attempts(root).values()) == {1}
     assert not list(root.glob("sweeps/*/*.unsubmitted"))
+
+
+def test_workers_that_finish_do_not_submit_again_what_a_user_cancelled(
+    slurm: Slurm, bll: Bll, root: Path, reference: Path
+) -> None:
+    with slurm.submit_limit(3):
+        with sweeps.paused(slurm):
+            sweeps.launched(bll, *FOUR)
+            train = sweeps.in_state(sweeps.status(bll), "pending")[0]["id"]
+            assert bll("cancel", train).stdout.startswith(f"{train}: cancelled; nothing is lost")
+        sweeps.idle(slurm, 300)
+        found = sweeps.status(bll)
+        left = {job["id"]: job for job in sweeps.in_state(found, "unsubmitted")}
+        assert len(left) == 2 and left[train]["detail"] == "cancelled"  # the other is its evaluation
+        assert not sweeps.in_state(found, "pending", "failed", "blocked")
+        assert not list(root.glob("sweeps/*/*.unsubmitted"))
+        assert "submitted 2 jobs (1 train, 1 evaluate)" in sweeps.launched(bll, *FOUR)
+        sweeps.completed(bll, slurm)
+    assert_same(root, reference)
 
 
 def test_a_limit_of_two_lets_a_sweep_through_two_by_two(slurm: Slurm, bll: Bll, root: Path) -> None:
@@ -255,6 +283,28 @@ def test_a_queue_that_is_full_is_given_up_before_sbatch_does(lenient: Slurm, roo
     assert "SLURM takes no job at all: Slurm temporarily unable to accept job" in done.stderr
     assert done.stderr.count("\n") == 1
     assert set(sweeps.states(json_status(root, lenient)).values()) == {"done", "unsubmitted"}
+
+
+def test_what_slurm_holds_after_a_failed_start_is_said_and_released_by_the_next_launch(
+    lenient: Slurm, broken: Path, root: Path
+) -> None:
+    broken.touch()
+    assert sweeps.run(root, "launch", *SLURM, *NLL, slurm=lenient).returncode == 0
+    done = sweeps.run(root, "wait", "--timeout", "100", slurm=lenient)
+    broken.unlink()
+    for node in NODES:
+        lenient.resume(node)  # SLURM takes those whose prolog failed out of service
+    train = sweeps.job_of(root, "train").id
+    assert done.returncode == 1
+    held = "SLURM holds 2 jobs, some of them after failed starts; launching smoke again releases them"
+    assert f"{held}; {train}: launch failed requeued held" in done.stderr
+    found = json_status(root, lenient)["jobs"]
+    assert (found[train]["state"], found[train]["stuck"]) == ("pending", True)
+    done = sweeps.run(root, "launch", *SLURM, *NLL, slurm=lenient)
+    assert "smoke: released 1 job that SLURM had held after failed starts" in done.stdout
+    assert sweeps.run(root, "wait", "--timeout", "100", slurm=lenient).returncode == 0
+    sweeps.idle(lenient)
+    assert set(sweeps.attempts(root).values()) == {1}
 
 
 def json_status(root: Path, slurm: Slurm) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_status_says_what_waits_what_runs_and_what_was_cancelled_and_launching_g
     sweeps.idle(slurm)
     found = sweeps.status(bll)
     assert found["jobs"][train]["state"] == found["jobs"][evaluate]["state"] == "unsubmitted"
-    assert found["jobs"][train]["detail"] == f"SLURM job {element} is gone (CANCELLED)"
+    assert found["jobs"][train]["detail"] == "cancelled"
     assert f"unsubmitted {train} (train nll" in bll("status").stdout
     done = bll("wait")
     assert done.returncode == 1

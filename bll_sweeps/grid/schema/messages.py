@@ -45,6 +45,8 @@ def _about_key(error: OmegaConfBaseException) -> str:
     key, first = str(error.full_key), str(error).strip().splitlines()[0]
     if re.search(r"Key '.*' (is )?not in", first) and error.parent_node is not None:
         given = "" if error.value is None else f"={error.value!r}"
+        if not error.parent_node:  # an open mapping without an entry so far
+            return f"{key}{given} is not set yet: a + before it adds it (+{key}=...)"
         return f"{key}{given} {one_of(map(str, error.parent_node), key.rpartition('.')[2])}"
     value, kind = (
         re.search(r"Value '(.*?)'", first),
