@@ -296,12 +296,12 @@ def test_what_slurm_holds_after_a_failed_start_is_said_and_released_by_the_next_
         lenient.resume(node)  # SLURM takes those whose prolog failed out of service
     train = sweeps.job_of(root, "train").id
     assert done.returncode == 1
-    held = "SLURM holds 2 jobs, some of them after failed starts; launching smoke again releases them"
+    held = "SLURM holds 3 jobs, some of them after failed starts; launching smoke again releases them"
     assert f"{held}; {train}: launch failed requeued held" in done.stderr
     found = json_status(root, lenient)["jobs"]
     assert (found[train]["state"], found[train]["stuck"]) == ("pending", True)
     done = sweeps.run(root, "launch", *SLURM, *NLL, slurm=lenient)
-    assert "smoke: released 1 job that SLURM had held after failed starts" in done.stdout
+    assert "smoke: released 2 jobs that SLURM had held after failed starts" in done.stdout
     assert sweeps.run(root, "wait", "--timeout", "100", slurm=lenient).returncode == 0
     sweeps.idle(lenient)
     assert set(sweeps.attempts(root).values()) == {1}
