@@ -315,6 +315,7 @@ def _logs(args: argparse.Namespace) -> int:
 def _retry(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster.launch import reopen
     from bll_sweeps.cluster.status import SweepWatch, live_pools
+    from bll_sweeps.cluster.words import plural
 
     layout = _layout(args)
     declared, ids = reopen(layout, _sweep(args, layout))
@@ -323,7 +324,8 @@ def _retry(args: argparse.Namespace) -> int:
     if not ids and not (left and (left.number("blocked", "unsubmitted") or left.stuck)):
         print(f"{declared.sweep}: nothing has failed or is damaged (`bll launch` goes on with what is left)")
         return DONE
-    print(f"{declared.sweep}: {len(ids)} failed or damaged jobs are run again", flush=True)
+    if ids:
+        print(f"{declared.sweep}: {plural(len(ids), 'failed or damaged job')} to run again", flush=True)
     if on_slurm:
         from bll_sweeps.cluster.slurm import submit_declared
 
@@ -426,7 +428,8 @@ def _gc(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster.slurm import note_ended
 
     layout = _layout(args)
-    note_ended(layout)
+    if not args.dry_run:
+        note_ended(layout)
     collected = collect(layout, dry_run=args.dry_run, weights=args.weights)
     print(json.dumps(collected.plain(), indent=1) if args.json else collected.text())
     return _with_problems(collected.problems)

@@ -27,6 +27,11 @@ def test_later_rules_win_field_by_field_and_the_experiments_come_last() -> None:
     assert shape_of("evaluate", 0, experiment, site) == Shape(partition="a", cpus=3, time_min=10)
 
 
+def test_a_site_that_gives_memory_by_the_core_can_say_that_none_is_asked_for() -> None:
+    brought = {"all": ResourceRule(memory_gib=64, cpus=8)}
+    assert shape_of("train", 0, brought, {"site": ResourceRule(memory_gib=0)}) == Shape(cpus=8, memory_gib=None)
+
+
 def test_a_rule_that_says_zero_gpus_takes_them_away_and_one_that_says_nothing_does_not() -> None:
     rules = {"all": ResourceRule(gpus=4), "prior": ResourceRule(kinds=("prior",), gpus=0), "more": ResourceRule(cpus=8)}
     assert shape_of("prior", 0, rules).gpus == 0
@@ -58,8 +63,8 @@ def test_a_training_has_a_rank_per_gpu_unless_it_is_told_and_nothing_else_has_ra
         ({"tasks": 0}, "tasks=0 must be >= 1"),
         ({"cpus": 0}, "cpus=0 must be >= 1"),
         ({"time_min": 0}, "time_min=0 must be >= 1"),
-        ({"memory_gib": 0.0}, "memory_gib=0.0 must be > 0"),
-        ({"memory_gib": float("nan")}, "memory_gib=nan must be > 0"),
+        ({"memory_gib": -1.0}, "memory_gib=-1.0 must be >= 0 (0: ask for none)"),
+        ({"memory_gib": float("nan")}, "memory_gib=nan must be >= 0"),
         ({"above_billion": -1}, "above_billion=-1 must be >= 0"),
         ({"kinds": ("trian",)}, "kinds='trian' is unknown; did you mean 'train'?"),
     ],

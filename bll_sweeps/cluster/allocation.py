@@ -7,7 +7,6 @@ a job fails                    -> its record says why; the element ends with 1, 
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import sys
@@ -24,9 +23,9 @@ from bll_sweeps.cluster.scheduler import SchedulerUnavailable
 from bll_sweeps.cluster.status import failure
 from bll_sweeps.errors import StoreError
 from bll_sweeps.grid.spec import read_spec
-from bll_sweeps.store.claims import live_claim
+from bll_sweeps.store.claims import live_claim, user
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
-from bll_sweeps.store.records import is_done, read_json, write_json
+from bll_sweeps.store.records import is_done, read_json, read_json_if, write_json
 from jobs.attempt import write_failure
 
 DONE, FAILED, BLOCKED = 0, 1, 3  # exit statuses of an element; SLURM shows all but DONE as FAILED
@@ -102,7 +101,7 @@ class _Element:
         os.environ["BLL_SUBMISSION"] = submission  # in the claims: see QueueView.has_ended
         self._layout, self._files = layout, layout.submission(submission)
         intent = read_json(self._files.intent)
-        self._sweep, self._launch = intent["sweep"], intent["launch"]
+        self._sweep, self._launch, self._code = intent["sweep"], intent["launch"], intent["code"]
         self._options = _options(layout, self._sweep, self._launch)
         self._rank, self._ranks = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
         lanes: list[list[str]] = intent["elements"][element]
@@ -111,9 +110,10 @@ class _Element:
 
     def run(self) -> int:
         """Runs the lanes and returns the exit status."""
-        if self._files.stopped.exists():
-            print(f"not started: {read_json(self._files.stopped)['why']}", flush=True)
+        if stopped := read_json_if(self._files.stopped):
+            print(f"not started: {stopped['why']}", flush=True)
             return BLOCKED
+        self._check_code()
         if self._ranks > 1:
             from submitit.helpers import TorchDistributedEnvironment
 
@@ -124,6 +124,14 @@ class _Element:
         while sum([advance(lane) for lane in self._lanes]):  # all of them, every time
             time.sleep(_POLL_S)
         return self._leave()
+
+    def _check_code(self) -> None:
+        """Raises StoreError unless this is the snapshot that the launch meant: a site's sbatch options may drop the
+        variables that lead to it.
+        """
+        snapshot = self._layout.code(self._code)
+        if snapshot.is_dir() and not Path(__file__).resolve().is_relative_to(snapshot.resolve()):
+            raise StoreError(f"this job runs {Path(__file__).parents[2]}, not the snapshot {snapshot}: see $PYTHONPATH")
 
     # --- a lane, step by step; each returns whether there is more to do ---------------------------------------------
 
@@ -253,7 +261,9 @@ class _Element:
             return 128 + signal.SIGTERM
         if self._asked.to_stop and unfinished and not self._give_up_on_stuck(unfinished):
             self._requeue(unfinished)
-        self._end_of_jobs([held.job_id for held in tried])
+        from bll_sweeps.cluster.topup import top_up
+
+        top_up(self._layout, self._sweep, self._launch, lambda: self._asked.anything)
         if any(failure(self._layout.job(held.job_id)) is not None for held in tried):
             return FAILED
         for why in filter(None, (lane.why for lane in self._lanes)):
@@ -307,11 +317,6 @@ class _Element:
             limit = self._options["stop_after_failures"]
             stop_after_identical_failures(self._layout, self._files, self._sweep, self._launch, limit)
 
-    def _end_of_jobs(self, jobs: Sequence[str]) -> None:
-        from bll_sweeps.cluster.topup import top_up
-
-        top_up(self._layout, self._sweep, self._launch)
-
 
 def note_end(attempt: Attempt, why: str) -> None:
     """The attempt ended from outside: no failure. What it has saved is the next one's to find."""
@@ -348,7 +353,7 @@ def _slurm_knows() -> Callable[[str], bool]:
 def _ended_in_slurm(owner: dict[str, Any]) -> bool:
     """Whether the claim's owner is a SLURM job that has ended: its heartbeat need not be waited out."""
     raw_id = str(owner.get("slurm_job", ""))
-    if owner.get("user") != getpass.getuser():
+    if owner.get("user") != user():
         return False  # SLURM may hide another user's jobs
     return bool(raw_id) and raw_id != os.environ.get("SLURM_JOB_ID") and not _slurm_knows()(raw_id)
 

@@ -27,7 +27,7 @@ from bll_sweeps.errors import Interrupted, StoreError
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import Claim, acquire
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
-from bll_sweeps.store.records import is_done
+from bll_sweeps.store.records import is_done, look_anew
 from jobs.attempt import new_attempt, run_attempt, write_failure
 
 STOPPED = 75  # exit status of a child that was asked to stop and has saved its state
@@ -58,6 +58,7 @@ def claim_job(files: JobFiles, is_dead: Callable[[dict[str, object]], bool] | No
     claim = acquire(files, is_dead)
     if claim is None:
         return None
+    look_anew(files.folder)
     if is_done(files) or failure(files) is not None:  # another worker ended it between our look and our claim
         claim.release()
         return None

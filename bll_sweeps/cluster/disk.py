@@ -260,7 +260,7 @@ def _code(layout: Layout) -> list[Item]:
     used |= {read_json(marker)["code"] for marker in markers if marker.exists()}  # what workers will yet submit
     if None in used:
         return []
-    folders = [folder for folder in _folders(layout.snapshots) if folder.name not in used]
+    folders = [folder for folder in _folders(layout.snapshots) if _ours(folder) and folder.name not in used]
     return [Item("code", folder, layout.launching) for folder in folders if not _TEMPORARY.fullmatch(folder.name)]
 
 

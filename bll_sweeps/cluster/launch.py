@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from bll_sweeps.cluster.estimate import Estimate, estimate
 from bll_sweeps.cluster.status import SweepWatch, damage, job_state, spec_problem
 from bll_sweeps.code import code_digest, commit, versions
 from bll_sweeps.errors import ConfigError, StoreError, UsageError
-from bll_sweeps.grid.cell import EvaluateJob
+from bll_sweeps.grid.cell import EvaluateJob, Job
 from bll_sweeps.grid.plan import Plan, PlannedJob, plan, ready_order
 from bll_sweeps.grid.resources import ResourceRule, Shape, most_gpus, shape_of
 from bll_sweeps.grid.schema.grids import ComposedCell
@@ -75,7 +75,7 @@ def resolve_cells(composed: Sequence[ComposedCell]) -> list[ResolvedCell]:
 def prepare(cells: Sequence[ResolvedCell], site: Mapping[str, ResourceRule] | None = None) -> Prepared:
     """The plan of resolved cells against the store at their run root. Reads only.
 
-    `site`: resource rules of the launcher, before those of each cell's execution.
+    `site`: resource rules of the launcher, between those that an execution brings along and the experiment's own.
     """
     roots = {cell.root for cell in cells}
     if len(roots) != 1:
@@ -83,11 +83,13 @@ def prepare(cells: Sequence[ResolvedCell], site: Mapping[str, ResourceRule] | No
     layout = Layout(roots.pop())
     planned = plan((cell.cell for cell in cells), lambda job_id: job_state(layout.job(job_id), this_code=True))
     settings = _settings(cells)
-    shapes = {
-        job_id: shape_of(p.job.kind, p.job.backbone.parameters, site or {}, settings[job_id][0].resources)
-        for job_id, p in planned.jobs.items()
-    }
+    shapes = {job_id: _shape(p.job, settings[job_id][0], site or {}) for job_id, p in planned.jobs.items()}
     return Prepared(cells, layout, planned, settings, shapes)
+
+
+def _shape(job: Job, execution: Execution, site: Mapping[str, ResourceRule]) -> Shape:
+    rules = (execution.default_resources, site, execution.resources)
+    return shape_of(job.kind, job.backbone.parameters, *rules)
 
 
 def estimated(prepared: Prepared, slots: int) -> Estimate:
@@ -147,9 +149,11 @@ def declare(
         elif before.state == "failed":
             clear_failure(files)
     specs = _specs(name, layout, planned, prepared.settings)
+    queued = _queued(layout, again)
     for planned_job in planned.to_run:
-        if planned_job.state != "running":
-            write_spec(layout.job(planned_job.job.id), specs[planned_job.job.id])
+        job_id = planned_job.job.id
+        if planned_job.state != "running" and not (job_id in queued and _known(layout.job(job_id))):
+            write_spec(layout.job(job_id), specs[job_id])
     launcher = launcher or Launcher()
     manifest = {
         "command": list(command),
@@ -163,6 +167,14 @@ def declare(
     planned = Plan(planned.cells, planned.jobs | {i: PlannedJob(planned.jobs[i].job, "pruned") for i in reopened})
     gpus = most_gpus(prepared.shapes.values())
     return Declared(layout, name, launch, launcher, planned, gpus)
+
+
+def _queued(layout: Layout, jobs: Collection[str]) -> set[str]:
+    """Those in SLURM's queue: they run from the code of their own launch, and keep the spec that fits it."""
+    from bll_sweeps.cluster.submissions import Queue
+
+    view = Queue(layout).look(jobs)
+    return {job for job in jobs if (q := view.live(job)) and not q.dropped(layout.job(job))}
 
 
 def _canary(planned: Plan) -> list[str]:
@@ -264,7 +276,7 @@ def _specs(
         if before and layout.job(job_id).attempts():
             # The curve of a job that goes on keeps its cadence, so that an interruption leaves no trace in it.
             execution = replace(execution, log_every_steps=before.execution.log_every_steps)
-        execution = replace(execution, resources={})  # they are the scheduler's: the manifest has them
+        execution = replace(execution, default_resources={}, resources={})  # the scheduler's: the manifest has them
         labels = labels | {"sweep": sweeps[0], "sweeps": sweeps}
         texts[job_id] = spec_text(Spec(planned_job.job, execution, tracker, labels, code))
     return texts

@@ -21,7 +21,7 @@ from bll_sweeps.grid.axes import Benchmark, Domain, canonical_json, identity
 from bll_sweeps.grid.build import build
 from bll_sweeps.grid.cell import JOB_TYPES, EvaluateJob, Job, PretrainJob, TrainJob, reference
 from bll_sweeps.grid.plan import Plan, State
-from bll_sweeps.grid.resources import Shape, shape_of
+from bll_sweeps.grid.resources import Shape
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import read_json, read_record
@@ -182,8 +182,7 @@ def _sample(files: JobFiles, job: Job | None = None) -> _Sample | None:
             job = build(JOB_TYPES[spec["kind"]], spec["job"])
         fields = {f.name for f in dataclasses.fields(Execution)}  # other versions may have had others
         execution = build(Execution, {k: v for k, v in provenance["execution"].items() if k in fields})
-        shape = shape_of(job.kind, job.backbone.parameters, execution.resources)
-        shape = dataclasses.replace(shape, nodes=1, tasks=provenance.get("ranks", 1))
+        shape = Shape(tasks=provenance.get("ranks", 1))
         size = sum(int(output["bytes"]) for output in record.outputs.values())
         return _Sample(job, execution, shape, float(provenance["seconds"]), size)
     except (StoreError, ConfigError, OSError, KeyError, TypeError, ValueError):

@@ -7,7 +7,7 @@ import io
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,9 @@ from bll_sweeps.store.layout import Submission
 from bll_sweeps.store.records import write_json
 
 # A user's own ./jobs folder must not shadow ours (as python -P); threads are the execution's to say.
-_ENVIRONMENT = ("export PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1",)
+# srun passes them on even where the site's jobs start without an environment (--export=NONE).
+_ENVIRONMENT = ("export PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 SLURM_EXPORT_ENV=ALL",)
+_WHERE = ("SLURM_CONF", "SLURM_CLUSTERS")  # which cluster is meant: what squeue and scancel go by, too
 _SBATCH_S = 20  # where SLURM's queue is full sbatch tries again for two minutes, which is too long
 
 
@@ -40,7 +42,7 @@ class SlurmOptions:
 
     resources: dict[str, ResourceRule] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
-    sbatch: dict[str, str] = field(default_factory=dict)
+    sbatch: dict[str, Any] = field(default_factory=dict)
     python: str = ""
     array_parallelism: int = 256
     jobs_per_allocation: int = 1
@@ -56,6 +58,9 @@ class SlurmOptions:
         for key, low in (least | {"signal_delay_s": 30}).items():
             if getattr(self, key) < low:
                 raise ConfigError(key, getattr(self, key), f"must be >= {low}")
+        for key, value in self.sbatch.items():
+            if not isinstance(value, (str, int, float)):
+                raise ConfigError(f"sbatch.{key}", value, "must be a text, a number, or true or false for a flag")
         if self.notify == "webhook" and not os.environ.get("BLL_WEBHOOK"):
             raise ConfigError("notify", "webhook", "needs the address in $BLL_WEBHOOK (it may be a secret)")
 
@@ -83,8 +88,8 @@ class Sbatch:
             executor.update_parameters(**parameters(self._options, shape, files.name, self._environment))
             self._check_possible(executor, files, shape)
             extra = {"hold": True, "kill-on-invalid-dep": "yes", "requeue": True}
-            extra |= ({"dependency": waits} if waits else {}) | self._options.sbatch
-            executor.parameters["additional_parameters"] = extra | executor.parameters.get("additional_parameters", {})
+            extra |= {"dependency": waits} if waits else {}
+            self._add(executor, extra | self._options.sbatch | executor.parameters.get("additional_parameters", {}))
             try:
                 with contextlib.redirect_stderr(io.StringIO()), executor.batch():
                     jobs = [executor.submit(call) for call in work]
@@ -99,12 +104,17 @@ class Sbatch:
         """Raises Mistaken for what no node could ever run, once per shape: sbatch takes it as long as it is held."""
         if shape in self._possible:
             return
-        executor.parameters["additional_parameters"] = dict(self._options.sbatch)
+        self._add(executor, self._options.sbatch)
         message = scheduler.objection(executor._make_submission_file_text("true", ""))
         if message and scheduler.refusal(message) == "mistake":
             shutil.rmtree(files.folder, ignore_errors=True)
             raise Mistaken(f"sbatch refused it: {message}")
         self._possible.add(shape)
+
+    @staticmethod
+    def _add(executor: Any, options: Mapping[str, Any]) -> None:
+        """Further options of sbatch; true is a flag, and false takes one away."""
+        executor.parameters["additional_parameters"] = {k: v for k, v in options.items() if v is not False}
 
     def _not_taken(self, files: Submission, complaint: str) -> NoReturn:
         """sbatch failed. Perhaps only its answer was lost: an array that was submitted nevertheless is held, and goes;
@@ -173,11 +183,11 @@ def _outside_slurm() -> Iterator[None]:
     """Without the variables of an allocation that we may be in: sbatch would take them for options."""
     from submitit.helpers import clean_env
 
-    configuration = os.environ.get("SLURM_CONF")
+    where = {key: os.environ[key] for key in _WHERE if key in os.environ}
     with clean_env():
-        if configuration:
-            os.environ["SLURM_CONF"] = configuration
+        os.environ.update(where)
         try:
             yield
         finally:
-            os.environ.pop("SLURM_CONF", None)
+            for key in where:
+                os.environ.pop(key, None)

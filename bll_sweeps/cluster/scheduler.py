@@ -28,7 +28,6 @@ _ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
-_START_FAILED = ("launch failed requeued held", "JobHoldMaxRequeue")
 # What sbatch says when there are too many jobs for now, and when the controller could not be asked.
 _FULL = re.compile(r"SubmitJob|temporarily|queue full|too many jobs", re.IGNORECASE)
 _OUTAGE = re.compile(
@@ -36,7 +35,8 @@ _OUTAGE = re.compile(
     r"|authentic",
     re.IGNORECASE,
 )
-_FORMAT = "%F|%K|%A|%j|%T|%r|%M"
+_FORMAT = "%F|%K|%A|%j|%T|%r"
+_AT_ONCE = 100  # dependencies set by one scontrol: a busy controller answers each in its own time
 
 
 class SchedulerUnavailable(JobsFailed):
@@ -53,7 +53,6 @@ class QueueEntry:
     name: str
     state: str
     reason: str
-    elapsed: str
 
     @property
     def id(self) -> str:
@@ -71,7 +70,8 @@ class QueueEntry:
     @property
     def stuck(self) -> bool:
         """Held by SLURM itself after failed starts (a prolog, a node): it waits until somebody releases it."""
-        return self.state == "PENDING" and self.reason in _START_FAILED
+        failed = self.reason.endswith("requeued held") or self.reason == "JobHoldMaxRequeue"
+        return self.state == "PENDING" and failed
 
 
 def queue(names: Iterable[str]) -> list[QueueEntry]:
@@ -82,8 +82,8 @@ def queue(names: Iterable[str]) -> list[QueueEntry]:
     text = _call(["squeue", "--noheader", "--states=all", "--array", f"--name={wanted}", f"--format={_FORMAT}"])
     entries = []
     for line in text.splitlines():
-        job, index, raw_id, name, state, reason, elapsed = line.split("|")
-        entries.append(QueueEntry(job, int(index) if index.isdigit() else None, raw_id, name, state, reason, elapsed))
+        job, index, raw_id, name, state, reason = line.split("|")
+        entries.append(QueueEntry(job, int(index) if index.isdigit() else None, raw_id, name, state, reason))
     return entries
 
 
@@ -152,6 +152,12 @@ def max_array_size() -> int:
     return max(1, int(found[1])) if found else 1000  # indices are below MaxArraySize; 0: there are no arrays
 
 
+def hides_jobs() -> bool:
+    """Whether a site shows jobs only to their owners."""
+    found = re.search(r"PrivateData\s*=\s*(\S+)", _call(["scontrol", "show", "config"]))
+    return found is not None and "jobs" in found[1].split(",")
+
+
 def release(job: str) -> None:
     _call(["scontrol", "release", job])
 
@@ -162,11 +168,10 @@ def requeue(raw_id: str) -> None:
 
 
 def depend(dependencies: Sequence[tuple[str, str]]) -> None:
-    """Sets the dependency of each (element id, dependency), through one scontrol."""
-    if not dependencies:
-        return
-    commands = "".join(f"update jobid={element} dependency={dependency}\n" for element, dependency in dependencies)
-    _call(["scontrol", "--quiet"], commands)
+    """Sets the dependency of each (element id, dependency), through as few calls of scontrol as are safe."""
+    commands = [f"update jobid={element} dependency={dependency}\n" for element, dependency in dependencies]
+    for start in range(0, len(commands), _AT_ONCE):
+        _call(["scontrol", "--quiet"], "".join(commands[start : start + _AT_ONCE]))
 
 
 def cancel(ids: Sequence[str], *, pending_only: bool = False) -> None:

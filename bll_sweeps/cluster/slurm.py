@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from bll_sweeps.cluster.words import plural
 from bll_sweeps.errors import JobsFailed
 from bll_sweeps.grid.build import build
 from bll_sweeps.grid.resources import Shape, shape_of
-from bll_sweeps.store.claims import Claim, acquire, live_claim
+from bll_sweeps.store.claims import Claim, acquire, live_claim, user
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import is_done, write_json
 from jobs.attempt import claimed
@@ -76,7 +75,7 @@ def submit_declared(declared: Declared) -> None:
         print(f"{name}: submitted {plural(total, 'job')} ({kinds or 'none'}) with {calls} (launch {declared.launch})")
     if outcome.left:
         why = "; ".join(dict.fromkeys(outcome.left.values()))
-        print(f"{name}: {len(outcome.left)} jobs are left unsubmitted: {why}")
+        print(f"{name}: {plural(len(outcome.left), 'job')} left unsubmitted: {why}")
     print(f"see `bll status {name}`; nothing of it needs this terminal")
 
 
@@ -132,7 +131,8 @@ class Round:
             waiting = [job for job in waiting if self._kind(job.id) not in kinds and job.id not in cancelled]
         else:
             for s in stopped:
-                s.files.stopped.unlink(missing_ok=True)
+                with contextlib.suppress(PermissionError):  # a colleague's: it holds for nothing that is submitted now
+                    s.files.stopped.unlink(missing_ok=True)
             self._release_stuck(live)
         self._known = {q.submission.files.name: q.submission for q in view.jobs.values() if q.live}
         queued = {job: q.place for job, q in live.items()}
@@ -141,9 +141,11 @@ class Round:
             for bucket in self._buckets(waiting, queued):
                 refused = self._submit(bucket) or refused
             try:
-                self._notice(view)
+                self._notice(view, live)
             except Refused as error:
                 refused = refused or str(error)  # the last one to top up has room for it
+            except Mistaken as error:
+                log.warning("there will be no notice at the end: %s", error)
         except Mistaken:
             scheduler.cancel([str(s.slurm_job) for s in self._new])
             for s in self._new:
@@ -162,8 +164,8 @@ class Round:
         if not refused:
             marker.unlink(missing_ok=True)
         else:
-            write_json(marker, {"why": refused, "user": getpass.getuser(), "code": self._code.name})
-            if not self._known:
+            write_json(marker, {"why": refused, "user": user(), "code": self._code.name})
+            if not any(s.mine for s in self._known.values()):  # a colleague's workers do not submit for us
                 raise Refused(f"SLURM takes no job at all: {refused}")
 
     def _in_queue(self, view: QueueView) -> dict[str, Queued]:
@@ -210,7 +212,8 @@ class Round:
 
     def _release_stuck(self, live: Mapping[str, Queued]) -> None:
         """A launch is the word that SLURM waits for; workers do not give it, since it may be a node that is broken."""
-        stuck = {q.id for job, q in live.items() if job in self._manifest["jobs"] and q.entry and q.entry.stuck}
+        mine = [q for job, q in live.items() if job in self._manifest["jobs"] and q.submission.mine]
+        stuck = {q.id for q in mine if q.entry and q.entry.stuck}
         if stuck:
             scheduler.release(",".join(sorted(stuck)))
         self._outcome.released = len(stuck)
@@ -300,18 +303,22 @@ class Round:
             words.append(f"{'afterany' if submitted.packed else 'afterok'}:{submitted.element_id(place.element)}")
         return ",".join(words)
 
-    def _notice(self, view: QueueView) -> None:
-        """The job that tells of the sweep's end, after everything that is queued; there is one at a time."""
-        if self._options.notify == "none" or not self._new:
+    def _notice(self, view: QueueView, live: Mapping[str, Queued]) -> None:
+        """The job that tells of the sweep's end, after everything of it that is queued, by whatever sweep; there is one
+        at a time.
+        """
+        queued = {q.submission.slurm_job for job, q in live.items() if job in self._manifest["jobs"]}
+        queued |= {s.slurm_job for s in self._new}
+        if self._options.notify == "none" or not queued:
             return
-        everything = [s for s in self._known.values() if s.intent["sweep"] == self._manifest["sweep"]]
-        after = "afterany:" + ":".join(str(s.slurm_job) for s in everything if s.intent["kind"] != "notice")
+        after = "afterany:" + ":".join(sorted(filter(None, queued)))
         for entry in view.entries.values():
             if entry.live and entry.state == "PENDING" and entry.name.startswith(f"{self._manifest['sweep']}-notice-"):
                 scheduler.depend([(entry.id, after)])
                 return
         own = shape_of("prior", 0, self._options.resources)
-        shape = dataclasses.replace(own, gpus=0, cpus=1, memory_gib=1.0, time_min=10, gres="")
+        silent = any(rule.memory_gib == 0 for rule in self._options.resources.values())
+        shape = dataclasses.replace(own, gpus=0, cpus=1, memory_gib=None if silent else 1.0, time_min=10, gres="")
         bucket = Bucket("notice", "notice", shape, ((),), ((),))
         webhook = self._options.notify == "webhook"
         work = Notice(str(self._layout.root), self._manifest["sweep"], self._manifest["launch"], webhook)
@@ -324,7 +331,9 @@ class Round:
             try:
                 scheduler.release(",".join(str(s.slurm_job) for s in self._new))
             except SchedulerUnavailable:  # it also complains about what it releases
-                if any(entry.held for entry in scheduler.queue(s.files.name for s in self._new)):
+                names = {s.files.name for s in self._new}
+                entries = scheduler.queue(names)
+                if any(entry.held for entry in entries) or {entry.name for entry in entries} != names:
                     raise
         for s in self._new:
             s.files.released.touch()

@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bll_sweeps.cluster.words import duration
+from bll_sweeps.cluster.words import duration, plural
 from bll_sweeps.code import code_digest
 from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.grid.cell import KINDS
@@ -18,7 +18,7 @@ from bll_sweeps.grid.plan import State
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import is_alive, live_claim
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout, WorkerFiles
-from bll_sweeps.store.records import is_done, read_json, read_record
+from bll_sweeps.store.records import is_done, read_json, read_json_if, read_record
 
 if TYPE_CHECKING:
     from bll_sweeps.cluster.submissions import QueueView
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # As `State`, seen from a sweep: `new` is `pending` or, below a failed or damaged parent, `blocked`; on SLURM it is
 # `unsubmitted` if it is in no queue.
 Shown = Literal["done", "running", "pending", "unsubmitted", "failed", "blocked", "damaged"]
+# How SLURM ends what it does not requeue, though nothing is wrong with the job.
+LOST = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 SHOWN: tuple[Shown, ...] = ("done", "running", "pending", "unsubmitted", "failed", "blocked", "damaged")
 
 
@@ -192,8 +194,8 @@ class SweepStatus:
         """One line on what did not end well, with the first error and the remedy."""
         bad = [job for job in self.jobs if job.state in ("failed", "damaged")]
         if not bad and self.stuck:
-            held = f"SLURM holds {len(self.stuck)} jobs, some of them after failed starts"
-            return f"{held}; launching {self.sweep} again releases them; {self.stuck[0].id}: {self.stuck[0].detail}"
+            held = f"SLURM holds {plural(len(self.stuck), 'job')} until {self.sweep} is launched again"
+            return f"{held}; {self.stuck[0].id}: {self.stuck[0].detail}"
         if not bad:
             left = [job for job in self.jobs if job.state in ("unsubmitted", "blocked")]
             why = next((f"; {job.id}: {job.detail}" for job in left if job.detail), "")
@@ -255,7 +257,7 @@ class SweepWatch:
         jobs = self.manifest["jobs"]
         left = [job_id for job_id in jobs if not is_done(self.layout.job(job_id))]
         marker = self.layout.sweep(self.manifest["sweep"]).unsubmitted(self.manifest["launch"])
-        refused = read_json(marker)["why"] if left and marker.exists() else ""
+        refused = (left and read_json_if(marker)) or {}
         # Those that will submit what was refused may have ended all their jobs: then they are found among all others.
         view = self._queue.look(None if refused else left) if left and self.on_slurm else None
         states: dict[str, JobStatus] = {}
@@ -270,9 +272,10 @@ class SweepWatch:
             seconds.setdefault(jobs[job_id]["kind"], []).append(took)
         m = self.manifest
         head = (m["sweep"], m["launch"], m["created_at"], len(m["cells"]))
-        anyone = view is not None and any(entry.live for entry in view.entries.values())
+        live = [q for q in view.jobs.values() if q.live] if view else []
+        follows = any(q.submission.intent["user"] == refused.get("user") for q in live)  # others' workers do not
         problem = view.problem if view else ""
-        return SweepStatus(*head, [states[i] for i in jobs], seconds, problem, refused if anyone else "")
+        return SweepStatus(*head, [states[i] for i in jobs], seconds, problem, refused["why"] if follows else "")
 
     def _job(
         self, job_id: str, kind: str, parents: Iterable[str], known: dict[str, JobStatus], view: QueueView | None
@@ -301,7 +304,7 @@ class SweepWatch:
             return JobStatus(job_id, kind, "blocked", f"by {', '.join(blocking)}")
         if view is None:
             return JobStatus(job_id, kind, "pending")
-        return _in_slurm(job_id, kind, files, view)
+        return _in_slurm(job_id, kind, files, view, live_claim(self.layout.launching) is not None)
 
 
 def _blocking_first(manifest: dict[str, Any]) -> list[str]:
@@ -313,26 +316,37 @@ def _blocking_first(manifest: dict[str, Any]) -> list[str]:
     return sorted(jobs, key=lambda job_id: job_id not in first)
 
 
-def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView) -> JobStatus:
-    """A job of which the disk says only that it is not done: what the queue says, or what became of its last try."""
+def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView, launching: bool) -> JobStatus:
+    """A job of which the disk says only that it is not done: what the queue says, or what became of its last try.
+    `launching`: whether a launch is submitting just now.
+    """
     newest = view.jobs.get(job_id)
     if newest is None:
         return JobStatus(job_id, kind, "unsubmitted")  # SweepStatus.refused may say why
     if newest.live:
         entry = newest.entry
         if entry is None:
-            return JobStatus(job_id, kind, "pending", f"unknown: {view.problem}", slurm=newest.id)
+            why = view.problem or f"SLURM shows it only to {newest.submission.intent['user']}"
+            return JobStatus(job_id, kind, "pending", f"unknown: {why}", slurm=newest.id)
+        if entry.held and not newest.submission.released and not launching:
+            left = "left by a launch that died before it was released"
+            return JobStatus(job_id, kind, "pending", left, slurm=newest.id, stuck=True)
         if entry.state == "PENDING":
             return JobStatus(job_id, kind, "pending", entry.reason, slurm=newest.id, stuck=entry.stuck)
         return JobStatus(job_id, kind, "running", f"starting ({entry.state.lower()})", slurm=newest.id)
-    if newest.submission.files.stopped.exists():
-        return JobStatus(job_id, kind, "blocked", read_json(newest.submission.files.stopped)["why"])
+    if stopped := read_json_if(newest.submission.files.stopped):
+        return JobStatus(job_id, kind, "blocked", stopped["why"])
     if newest.cancelled:
         return JobStatus(job_id, kind, "unsubmitted", "cancelled")
-    ended = f"SLURM job {newest.id} is gone" + (f" ({newest.entry.state})" if newest.entry else "")
+    state = newest.entry.state if newest.entry else ""
+    if state == "COMPLETED":  # only an element whose jobs are all over ends so
+        return JobStatus(job_id, kind, "running", "its record is not visible here yet", slurm=newest.id)
+    ended = f"SLURM job {newest.id} is gone" + (f" ({state})" if state else "")
+    if state in LOST:
+        return JobStatus(job_id, kind, "unsubmitted", f"{ended}; its checkpoints are there")
     attempts = files.attempts()
     if not attempts or attempts[-1].interrupted.exists() or not newest.ran(attempts[-1]):
-        died = newest.entry is not None and newest.entry.state != "CANCELLED"
+        died = state not in ("", "CANCELLED")
         return JobStatus(
             job_id, kind, "unsubmitted", ended + (f", see {newest.submission.files.private}" if died else "")
         )

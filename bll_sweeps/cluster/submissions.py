@@ -6,7 +6,6 @@ job then has, so that a launch that died at any point left something the next on
 
 from __future__ import annotations
 
-import getpass
 import os
 import secrets
 import time
@@ -18,8 +17,9 @@ from bll_sweeps.cluster import scheduler
 from bll_sweeps.cluster.buckets import Bucket, Place
 from bll_sweeps.cluster.scheduler import QueueEntry, SchedulerUnavailable
 from bll_sweeps.errors import StoreError
+from bll_sweeps.store.claims import user
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout, Submission
-from bll_sweeps.store.records import read_json, write_json
+from bll_sweeps.store.records import keep_to_owners, read_json, write_json
 
 _LATE_S = 300.0  # after which no sbatch is still on its way
 
@@ -43,6 +43,10 @@ class Submitted:
     @property
     def jobs(self) -> list[str]:
         return [job for element in self.elements for lane in element for job in lane]
+
+    @property
+    def mine(self) -> bool:
+        return bool(self.intent["user"] == user())
 
     @property
     def packed(self) -> bool:
@@ -116,7 +120,7 @@ class QueueView:
         """Whether the owner of a claim was a SLURM job of ours that runs no more, whatever its last heartbeat."""
         if self.problem or not owner or owner.get("submission") not in self.asked:
             return False
-        if owner.get("user") != getpass.getuser():
+        if owner.get("user") != user():
             return False  # SLURM may hide another user's jobs: then only the heartbeat tells
         return not any(entry.raw_id == str(owner["slurm_job"]) and entry.live for entry in self.entries.values())
 
@@ -141,7 +145,9 @@ class Queue:
         return sorted(out, key=lambda s: s.intent["created_at"])
 
     def look(self, jobs: Iterable[str] | None = None) -> QueueView:
-        """The places of `jobs` (None: of all), with at most one call of squeue, and none if none can be queued."""
+        """The places of `jobs` (None: of all), with at most one call of squeue, and none if none can be queued. What a
+        site hides from all but its owner (PrivateData) is unknown, not ended.
+        """
         wanted = None if jobs is None else set(jobs)
         found = [s for s in self.submissions() if wanted is None or wanted.intersection(s.jobs)]
         problem, entries, listed = "", {}, []
@@ -150,13 +156,18 @@ class Queue:
             entries = {(entry.name, entry.index): entry for entry in listed}
         except SchedulerUnavailable as error:
             problem = str(error)
+        shown = {entry.name for entry in listed}
+        hidden = {s.files.name for s in found if s.ended is None and not s.mine and s.files.name not in shown}
+        if not problem and hidden and not scheduler.hides_jobs():
+            hidden = set()
         places: dict[str, Queued] = {}
         for s in found:
-            if s.slurm_job is None and not problem and not any(entry.name == s.files.name for entry in listed):
+            answered = not problem and s.files.name not in hidden
+            if s.slurm_job is None and answered and s.files.name not in shown:
                 continue  # SLURM never took it
             for i, element in enumerate(s.elements):
                 entry = entries.get((s.files.name, i if len(s.elements) > 1 else None))
-                places |= {job: Queued(s, i, entry, not problem) for lane in element for job in lane}
+                places |= {job: Queued(s, i, entry, answered) for lane in element for job in lane}
         return QueueView(places, problem, entries, frozenset(s.files.name for s in found))
 
 
@@ -176,6 +187,8 @@ def intend(layout: Layout, bucket: Bucket, sweep: str, launch: int, code: str) -
     files = layout.submission(f"{sweep}-{bucket.kind}-{secrets.token_hex(4)}")
     files.folder.mkdir(parents=True)
     files.private.mkdir(mode=0o700)
+    for folder in (files.folder.parent, files.folder):  # pickles are loaded from below them
+        keep_to_owners(folder)
     intent = {
         "sweep": sweep,
         "launch": launch,
@@ -183,7 +196,7 @@ def intend(layout: Layout, bucket: Bucket, sweep: str, launch: int, code: str) -
         "shape": {key: value for key, value in vars(bucket.shape).items() if value not in ("", None)},
         "elements": bucket.elements,
         "code": code,  # the name of the snapshot that it runs from: `bll gc` leaves that
-        "user": getpass.getuser(),
+        "user": user(),
         "created_at": time.time_ns(),
     }
     write_json(files.intent, intent)
@@ -205,13 +218,13 @@ def settle(queue: Queue) -> QueueView:
             continue
         entries = [entry for entry in view.entries.values() if entry.name == s.files.name and entry.live]
         if not s.released and entries and all(entry.held for entry in entries):
-            if s.intent["user"] != getpass.getuser():
+            if not s.mine:
                 continue  # a colleague's: only its owner can cancel it
             scheduler.cancel(sorted({entry.job for entry in entries}))
             end(s.files, "left by a launch that died before it was released")
         elif not entries and s.slurm_job is None and time.time_ns() - s.intent["created_at"] < _LATE_S * 1e9:
             continue  # an sbatch whose launch died may still be at work
-        elif not entries and s.intent["user"] != getpass.getuser():
+        elif not entries and not s.mine:
             continue  # SLURM may hide it
         elif not entries:
             end(s.files, "nothing of it is in the queue any more")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import time
+from collections.abc import Callable
 
 from bll_sweeps.cluster.slurm import launching, submission_round
 from bll_sweeps.cluster.status import failure
 from bll_sweeps.cluster.submissions import Queue
 from bll_sweeps.errors import JobsFailed, StoreError, UsageError
-from bll_sweeps.store.claims import Claim
+from bll_sweeps.store.claims import Claim, user
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import is_done, read_json
 
@@ -20,21 +20,22 @@ _LAST_S = 60.0  # how long the last worker tries
 _YIELD_S = 10.0  # after which a worker leaves it to another
 
 
-def top_up(layout: Layout, sweep: str, launch: int) -> None:
+def top_up(layout: Layout, sweep: str, launch: int, stop: Callable[[], bool]) -> None:
     """For a worker that ends: submits what SLURM had refused before, first of its own launch, then of others, of which
-    perhaps nothing runs. Never raises.
+    perhaps nothing runs. Not once stop() is true: its allocation's time is up. Never raises.
 
     Workers that end together count against the limit until they have left. So one of them stays, with the claim on
     submitting, and the others, who do not get it, leave.
     """
-    if not _refused(layout, sweep, launch):
+    if stop() or not _refused(layout, sweep, launch):
         return
     try:
         with launching(layout, _YIELD_S) as claim:
             deadline, pause_s = time.monotonic() + _LAST_S, 1.0
-            while refused := _refused(layout, sweep, launch):
+            while not stop() and (refused := _refused(layout, sweep, launch)):
                 for name, number, code in refused:
-                    _submit_more(layout, name, number, claim, code)
+                    if not stop():
+                        _submit_more(layout, name, number, claim, code)
                 if time.monotonic() > deadline or _others_follow(layout):
                     return
                 time.sleep(pause_s)
@@ -57,12 +58,12 @@ def _refused(layout: Layout, sweep: str, launch: int) -> list[tuple[str, int, st
     for name, number in dict.fromkeys([(sweep, launch), *others]):
         with contextlib.suppress(FileNotFoundError, StoreError):
             told = read_json(layout.sweep(name).unsubmitted(number))
-            if told["user"] == getpass.getuser():
+            if told["user"] == user():
                 found.append((name, number, told["code"]))
     return found
 
 
 def _others_follow(layout: Layout) -> bool:
-    """Whether some job of the run root is queued or runs: whoever ends it will see to the rest."""
-    live = (job for job, queued in Queue(layout).look().jobs.items() if queued.live)
+    """Whether some job of this user's is queued or runs: whoever ends it will see to the rest."""
+    live = (job for job, queued in Queue(layout).look().jobs.items() if queued.live and queued.submission.mine)
     return any(not is_done(layout.job(job)) and failure(layout.job(job)) is None for job in live)

@@ -1,7 +1,7 @@
 """What a job asks of a scheduler: rules, matched against its kind and the size of its backbone; later ones win.
 
-A site gives its rules in its launcher file (`hydra.launcher.resources`), an experiment its own in
-`execution.resources`; those of the experiment come last.
+First come those that an execution brings along (`execution.default_resources`), then the site's, in its launcher file
+(`hydra.launcher.resources`), and last the experiment's own (`execution.resources`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class ResourceRule:
     `above_billion` parameters.
 
     gpus, tasks, cpus and memory_gib are per node; `tasks` are the ranks of a training (default: one per GPU), and
-    `cpus` are per task. `gpu_type` is the site's name of the model; `gres` is for anything but GPUs.
+    `cpus` are per task. `memory_gib: 0` asks for none, where a site gives memory by the core. `gpu_type` is the site's
+    name of the model; `gres` is for anything but GPUs.
     """
 
     kinds: tuple[str, ...] = ()
@@ -51,8 +52,8 @@ class ResourceRule:
                 raise ConfigError(key, value, f"must be >= {low}")
         if "gpu" in (self.gres or ""):
             raise ConfigError("gres", self.gres, "must not name GPUs: say gpus and gpu_type instead")
-        if self.memory_gib is not None and not self.memory_gib > 0:
-            raise ConfigError("memory_gib", self.memory_gib, "must be > 0")
+        if self.memory_gib is not None and not self.memory_gib >= 0:
+            raise ConfigError("memory_gib", self.memory_gib, "must be >= 0 (0: ask for none)")
 
     def applies(self, kind: str, parameters: int) -> bool:
         over = parameters > self.above_billion * 1e9 if self.above_billion else True
@@ -91,6 +92,7 @@ def shape_of(kind: str, parameters: int, *rules: Mapping[str, ResourceRule]) -> 
     values: dict[str, object] = {}
     for rule in (rule for group in rules for rule in group.values() if rule.applies(kind, parameters)):
         values |= {f.name: value for f in dataclasses.fields(Shape) if (value := getattr(rule, f.name)) is not None}
+    values["memory_gib"] = values.get("memory_gib") or None
     if kind not in ("pretrain", "train"):
         values |= {"tasks": 1, "nodes": 1}
     elif "tasks" not in values:

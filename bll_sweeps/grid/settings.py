@@ -14,7 +14,8 @@ class Execution:
     """May not change a result beyond rounding; recorded as provenance of each attempt.
 
     micro_batch: rows per forward and backward pass (0: the whole batch). eval_batch: generations decoded side by side.
-    resources: what the jobs ask of a scheduler (grid/resources.py). keep: what stays on disk of a finished training:
+    resources: what the jobs ask of a scheduler (grid/resources.py), over what the site says; default_resources: what
+    they ask for where neither it nor the site says otherwise. keep: what stays on disk of a finished training:
     its weights; its weights until all evaluations of it are done; or also the states for resuming.
     """
 
@@ -26,6 +27,7 @@ class Execution:
     checkpoint_every_steps: int = 50
     log_every_steps: int = 10
     keep: Literal["weights", "until_evaluated", "all"] = "weights"
+    default_resources: dict[str, ResourceRule] = field(default_factory=dict, hash=False)
     resources: dict[str, ResourceRule] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

@@ -8,9 +8,9 @@ Of the schemes that were raced (1,500 races of eight processes for a stale claim
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import os
+import pwd
 import secrets
 import socket
 import time
@@ -55,11 +55,20 @@ def process_start(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]  # a zombie does nothing any more
 
 
+@cache
+def user() -> str:
+    """The name of the account that this process runs under, whatever the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container without that entry
+        return str(os.getuid())
+
+
 def owner() -> dict[str, Any]:
     """Who this process is, as far as another worker may have to judge whether it still lives."""
     pid = os.getpid()
     return {
-        "user": getpass.getuser(),
+        "user": user(),
         "host": socket.gethostname(),
         "boot": _boot_id(),
         "pid_namespace": _pid_namespace(),

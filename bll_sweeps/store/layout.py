@@ -10,11 +10,13 @@
                        pruned.json: outputs that were removed to save disk (pruning.py)
   sweeps/<name>/launch.<n>.json   a manifest per launch: cells and their jobs
                 launch.<n>.specs.jsonl.gz      the specs again, to restore a damaged one
+                launch.<n>.unsubmitted         SLURM refused a part of it; workers that end try again
   workers/<stamp>/                one launch's workers: launcher.json, STOP, submitit's files and logs
-  submissions/<name>/             one sbatch: intent.json, submitted.json, RELEASED, ended.json, stopped.json
+  submissions/<name>/             one sbatch: intent.json, submitted.json, RELEASED, ended.json, stopped.json,
+                     cancelled.json
                      private/     submitit's pickles, scripts and logs; only their owner can read or write them
               claims/             which launch submits at the moment
-  code/<digest>/                  a snapshot of the code that SLURM jobs run from
+  code/<digest>-<uid>/            a snapshot of the code that a user's SLURM jobs run from
   reports/<sweep>/                figures, tables, report.html
   trash/                          what is being removed
 """
@@ -211,7 +213,7 @@ class Submission:
 
     @property
     def cancelled(self) -> Path:
-        """Which of its elements a user cancelled: workers do not submit their jobs again, a launch does."""
+        """Which of its elements a user cancelled: workers do not submit their jobs again, a launch or a retry does."""
         return self.folder / "cancelled.json"
 
     @property

@@ -4,11 +4,13 @@ used.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import secrets
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,18 @@ from typing import Any
 
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Attempt, JobFiles
+
+# --- shared filesystems -----------------------------------------------------------------------------------------------
+
+
+def look_anew(folder: Path) -> None:
+    """What others have written in `folder` can be seen from here on: an NFS client that changes a folder itself forgets
+    what it remembered of it, also that a file was not there.
+    """
+    probe = folder / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    probe.touch()
+    probe.unlink()
+
 
 # --- atomic files ---------------------------------------------------------------------------------------------------
 
@@ -51,6 +65,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def keep_to_owners(folder: Path) -> None:
+    """In a folder that a group may write to, only the owner of an entry can rename or remove it (the sticky bit)."""
+    with contextlib.suppress(PermissionError):  # a colleague's: who made it has done this
+        folder.chmod(folder.stat().st_mode | stat.S_ISVTX)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Deterministic bytes: sorted keys, no NaN, a newline at the end."""
     write_text(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
@@ -72,6 +92,14 @@ def read_jsonl_gz(path: Path) -> list[dict[str, Any]]:
         return _json_lines(gzip.decompress(path.read_bytes()))
     except (EOFError, gzip.BadGzipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
+
+
+def read_json_if(path: Path) -> Any:
+    """As read_json; None for a file that is not there, or no more."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
 
 
 def read_json(path: Path) -> Any:

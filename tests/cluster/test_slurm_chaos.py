@@ -203,7 +203,7 @@ class Chaos:
             self.say(f"last launch: {last_line(done)}")
             done = run(self.root, "wait", "chaos", "--timeout", "200", slurm=self.slurm)
             self.say(f"wait: {done.returncode} {last_line(done)}")
-            if "SLURM holds" not in done.stderr:
+            if "until chaos is launched again" not in done.stderr:
                 break
         assert done.returncode == 0, done.stdout + done.stderr + self.slurm.describe() + private_logs(self.root)[-8000:]
 

@@ -403,7 +403,7 @@ def test_a_retry_does_not_wait_for_what_still_runs_beside_the_failure(bll: Bll, 
     sweeps.wait_for(killed.attempt(1).failure.exists)
     done = bll("retry")
     assert done.returncode == 0, done.stderr
-    assert "1 failed or damaged jobs are run again" in done.stdout
+    assert "1 failed or damaged job to run again" in done.stdout
     assert "submitted 2 jobs (1 train, 1 evaluate)" in done.stdout
     assert not other.done.exists()  # its allocation, in which the other had failed, was at work all the time
     sweeps.completed(bll, slurm)

@@ -130,7 +130,7 @@ def test_what_a_submit_limit_refuses_is_submitted_by_workers_that_finish(
         with sweeps.paused(slurm):
             out = sweeps.launched(bll, *FOUR)
             assert "submitted 3 jobs (3 train)" in out
-            (left,) = re.findall(r"smoke: (\d+) jobs are left unsubmitted: (.*)", out)
+            (left,) = re.findall(r"smoke: (\d+) jobs left unsubmitted: (.*)", out)
             assert left[0] == "5" and "AssocMaxSubmitJobLimit" in left[1]
             assert len(sweeps.in_state(sweeps.status(bll), "unsubmitted")) == 5
             # What is left is not worth a second try while the queue is as full as before.
@@ -296,7 +296,7 @@ def test_what_slurm_holds_after_a_failed_start_is_said_and_released_by_the_next_
         lenient.resume(node)  # SLURM takes those whose prolog failed out of service
     train = sweeps.job_of(root, "train").id
     assert done.returncode == 1
-    held = "SLURM holds 3 jobs, some of them after failed starts; launching smoke again releases them"
+    held = "SLURM holds 3 jobs until smoke is launched again"
     assert f"{held}; {train}: launch failed requeued held" in done.stderr
     found = json_status(root, lenient)["jobs"]
     assert (found[train]["state"], found[train]["stuck"]) == ("pending", True)
@@ -441,7 +441,7 @@ def test_identical_failures_stop_the_rest_until_they_are_retried(
     assert {job["state"] for job in found["jobs"].values() if job["kind"] == "evaluate"} == {"blocked"}
     mended.touch()
     out = bll("retry").stdout
-    assert f"{len(started)} failed or damaged jobs are run again" in out
+    assert f"{len(started)} failed or damaged jobs to run again" in out
     assert "submitted 8 jobs (4 train, 4 evaluate)" in out
     sweeps.completed(bll, slurm)
     assert_same(root, reference)
