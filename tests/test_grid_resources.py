@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from bll_sweeps.errors import ConfigError
+from bll_sweeps.grid.build import build
 from bll_sweeps.grid.cell import KINDS
 from bll_sweeps.grid.resources import ResourceRule, Shape, most_gpus, shape_of
+from bll_sweeps.grid.settings import Execution
 
 BILLION = 10**9
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def test_without_rules_a_job_has_one_process_on_a_cpu() -> None:
@@ -30,6 +36,17 @@ def test_later_rules_win_field_by_field_and_the_experiments_come_last() -> None:
 def test_a_site_that_gives_memory_by_the_core_can_say_that_none_is_asked_for() -> None:
     brought = {"all": ResourceRule(memory_gib=64, cpus=8)}
     assert shape_of("train", 0, brought, {"site": ResourceRule(memory_gib=0)}) == Shape(cpus=8, memory_gib=None)
+
+
+@pytest.mark.parametrize("execution", ["cpu", "cuda"])
+def test_a_site_has_its_way_against_what_an_execution_brings_along(execution: str) -> None:
+    ours = build(Execution, yaml.safe_load((CONF / "execution" / f"{execution}.yaml").read_text()))
+    site = {"site": ResourceRule(partition="batch", time_min=120), "training": ResourceRule(kinds=("train",), cpus=3)}
+    train = shape_of("train", 0, ours.default_resources, site, ours.resources)
+    assert (train.partition, train.time_min, train.cpus) == ("batch", 120, 3)
+    assert train.gpus == (1 if execution == "cuda" else 0)  # of which the site says nothing
+    experiment = ours.resources | {"all": ResourceRule(time_min=30)}
+    assert shape_of("train", 0, ours.default_resources, site, experiment).time_min == 30
 
 
 def test_a_rule_that_says_zero_gpus_takes_them_away_and_one_that_says_nothing_does_not() -> None:

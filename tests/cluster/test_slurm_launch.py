@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,10 @@ import sweeps
 from slurm_cluster import Slurm
 from sweeps import SLURM, SWEEP, Bll
 
+from bll_sweeps.cluster import snapshot
 from bll_sweeps.code import code_digest
+from bll_sweeps.errors import StoreError
+from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import read_record
 
@@ -33,8 +37,10 @@ BASE_AND_NLL = [*SWEEP, "objective=base,nll"]
 
 @pytest.fixture(scope="module")
 def slurm(slurm_with: Callable[..., Slurm]) -> Slurm:
-    """A site that refuses what exceeds a partition's limits; SLURM by default lets it wait for ever."""
-    return slurm_with(EnforcePartLimits="ALL")
+    """A site that refuses what exceeds a partition's limits (SLURM by default lets it wait for ever) and shows jobs to
+    their owner and root only.
+    """
+    return slurm_with(EnforcePartLimits="ALL", PrivateData="jobs")
 
 
 @pytest.fixture
@@ -91,8 +97,13 @@ def test_launches_at_the_same_time_and_later_ones_submit_nothing_twice(
         assert sum("nothing to submit" in text for text in printed) == 1, printed
         assert "nothing to submit" in sweeps.launched(bll, *BASE_AND_NLL)
         assert len(sweeps.queued(slurm, root)) == 3
-        # A larger grid: only what is new, and it waits for what is queued already.
-        assert "submitted 2 jobs (1 train, 1 evaluate)" in sweeps.launched(bll, *SWEEP)
+        # A larger grid: only what is new, and it waits for what is queued already, whose specs stay as they are.
+        specs = {job: job.spec.read_bytes() for kind in ("train", "evaluate") for job in sweeps.jobs_of(root, kind)}
+        larger = [*SWEEP, "execution.checkpoint_every_steps=7"]
+        assert "submitted 2 jobs (1 train, 1 evaluate)" in sweeps.launched(bll, *larger)
+        assert len(specs) == 3 and {job: job.spec.read_bytes() for job in specs} == specs
+        (new,) = [job for job in sweeps.jobs_of(root, "train") if job not in specs]
+        assert read_spec(new).execution.checkpoint_every_steps == 7
         jobs = [job for intent in sweeps.submissions(root) for e in intent["elements"] for lane in e for job in lane]
         assert len(jobs) == len(set(jobs)) == len(sweeps.queued(slurm, root)) == 5
     sweeps.completed(bll, slurm)
@@ -143,7 +154,8 @@ def test_a_change_of_the_source_after_the_launch_changes_no_queued_job(
     evaluate, allocation = source / "jobs" / "evaluate.py", source / "bll_sweeps" / "cluster" / "allocation.py"
     evaluate.write_text(evaluate.read_text() + "\nprint('printed by the changed source')\n")
     with sweeps.paused(slurm):
-        sweeps.launched(bll, *SWEEP, "objective=base", env={"PYTHONPATH": str(source)})
+        site = "+hydra.launcher.sbatch.export=NONE"  # as some sites demand: jobs inherit nothing
+        sweeps.launched(bll, *SWEEP, "objective=base", site, env={"PYTHONPATH": str(source)})
         evaluate.write_text("raise RuntimeError('the source is broken')\n")
         allocation.write_text("raise RuntimeError('the source is broken')\n")
     sweeps.completed(bll, slurm)
@@ -360,6 +372,8 @@ def test_a_group_shares_a_run_root(slurm: Slurm, shared_root: Path) -> None:
     shared = [p for p in root.rglob("*") if not p.is_symlink() and not {p, *p.parents}.intersection(private)]
     code = [p for p in shared if p.parent.parent == root / "code" or root / "code" in p.parents]
     assert code and [str(path) for path in code if path.stat().st_mode & 0o022] == []  # it runs under our account
+    lead_to_code = [root / "code", root / "submissions", *(s.folder for s in Layout(root).submissions())]
+    assert all(path.stat().st_mode & stat.S_ISVTX for path in lead_to_code)  # nobody else replaces what is in them
     assert [str(path) for path in shared if path not in code and not path.stat().st_mode & 0o020] == []
     assert [str(path) for path in shared if path.stat().st_gid != GROUP] == []
 
@@ -387,6 +401,28 @@ def test_a_group_shares_a_run_root(slurm: Slurm, shared_root: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (new,) = sweeps.attempts(root).keys() - before.keys()
     assert Layout(root).job(new).done.lstat().st_uid == SECOND_USER
+    assert theirs("gc").returncode == 0
+    # What one of us has queued another neither submits again nor cancels, though SLURM does not show it.
+    with sweeps.paused(slurm):
+        more = [*SWEEP, "objective=p10"]
+        assert sweeps.run(root, "launch", *more, *SLURM, **ours).returncode == 0
+        queued = sweeps.queued(slurm, root)
+        assert "pending 1 train: unknown: SLURM shows it only to root" in theirs("status").stdout
+        done = theirs("launch", *more, *SLURM)
+        assert (done.returncode, "nothing to submit" in done.stdout) == (0, True), done.stdout + done.stderr
+        done = theirs("cancel")
+        assert (done.returncode, "is root's, who alone can cancel it" in done.stderr) == (1, True), done.stderr
+        assert sweeps.queued(slurm, root) == queued
+    assert sweeps.run(root, "wait", "--timeout", "120", **ours).returncode == 0
+    sweeps.idle(slurm)
+
+
+def test_code_that_somebody_else_put_in_the_place_of_ours_is_not_run(tmp_path: Path) -> None:
+    folder = snapshot.take(Layout(tmp_path))
+    assert snapshot.take(Layout(tmp_path)) == folder
+    os.chown(folder, SECOND_USER, GROUP)
+    with pytest.raises(StoreError, match=f"{folder} is in the way and another user's"):
+        snapshot.take(Layout(tmp_path))
 
 
 def test_a_retry_does_not_wait_for_what_still_runs_beside_the_failure(bll: Bll, slurm: Slurm, tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_status_says_what_waits_what_runs_and_what_was_cancelled_and_launching_g
 def test_an_allocation_that_fails_before_the_job_begins_says_where_to_look(
     slurm: Slurm, bll: Bll, root: Path, tmp_path: Path
 ) -> None:
-    environment = sweeps.site(tmp_path, "setup: ['echo there is no such module; exit 7']")
+    sbatch = "sbatch: {nice: 100, exclusive: true, requeue: false}"
+    environment = sweeps.site(tmp_path, f"setup: ['echo there is no such module; exit 7']\n{sbatch}")
     assert bll("launch", "hydra/launcher=mine", *NLL, env=environment).returncode == 0
     done = sweeps.ended(bll, slurm)
     train = sweeps.job_of(root, "train").id
@@ -125,6 +126,9 @@ def test_an_allocation_that_fails_before_the_job_begins_says_where_to_look(
     assert re.search(
         rf"2 jobs are in no queue; .*; {train}: SLURM job \d+ is gone \(FAILED\), see {folder}", done.stderr
     )
+    options = "".join(script.read_text() for script in folder.glob("*.sh"))
+    assert "#SBATCH --nice=100\n" in options and "#SBATCH --exclusive\n" in options
+    assert "requeue" not in options
     assert "no such module" in "".join(file.read_text() for file in folder.glob("*.out"))
     assert "submitted 2 jobs" in bll("launch", "hydra/launcher=mine", *NLL, env=environment).stdout
     sweeps.idle(slurm)
