@@ -161,7 +161,7 @@ def _launch(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.launch import estimated, prepare, resolve_cells
+    from bll_sweeps.cluster.launch import asks, estimated, prepare, resolve_cells
 
     with _hydra() as hydra:
         name, composed, launcher = _translated(lambda: _composed(hydra, args.overrides))
@@ -174,6 +174,7 @@ def _plan(args: argparse.Namespace) -> int:
         **plan.summary(),
         "gpu_hours": round(cost.gpu_hours, 3),
         "estimate": cost.plain(),
+        "asks": asks(prepared),
     }
     stale = [p.job.id for p in plan.jobs.values() if p.state == "stale"]
     if args.json:
@@ -183,6 +184,10 @@ def _plan(args: argparse.Namespace) -> int:
     for line in cost.text():
         print(f"  {line}")
     print(f"  model loads for evaluation: {summary['model_loads']}")
+    if launcher["_target_"].endswith(".SlurmLauncher"):
+        for ask in summary["asks"]:
+            what = ", ".join(f"{key}={value}" for key, value in ask.items() if key not in ("kind", "jobs"))
+            print(f"  asks SLURM, for each of {ask['jobs']} {ask['kind']}: {what}")
     if stale:
         some = " ".join(stale[:4]) + (" ..." if len(stale) > 4 else "")
         print(f"  {len(stale)} done jobs were made by other code (`--rerun-stale` runs them again): {some}")

@@ -111,6 +111,17 @@ def test_the_plan_of_the_lab_counts_jobs_by_kind_and_trains_less_than_it_has_cel
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_plan_for_slurm_says_what_jobs_ask_for_and_checks_the_launchers_options(bll: Bll) -> None:
+    site = [f"+hydra.launcher.resources.site.{text}" for text in ("partition=batch", "time_min=90", "memory_gib=0")]
+    done = bll("plan", "sweep=smoke", "hydra/launcher=slurm", "execution=cuda", *site)
+    asked = "gpus=1, nodes=1, tasks=1, cpus=8, time_min=90, partition=batch"
+    assert f"  asks SLURM, for each of 2 train: {asked}\n" in done.stdout
+    done = bll("plan", "sweep=smoke", "hydra/launcher=slurm", "hydra.launcher.signal_delay_s=3")
+    assert (done.returncode, done.stderr) == (2, "bll: hydra.launcher.signal_delay_s=3 must be >= 30\n")
+    done = bll("plan", "sweep=smoke", "hydra/launcher=slurm", "hydra.launcher.resources.site.partition=batch")
+    assert "hydra.launcher.resources.site.partition is not set yet: a + before it adds it" in done.stderr
+
+
 @pytest.mark.slow
 def test_what_only_says_where_or_how_changes_no_id(bll: Bll, tmp_path: Path) -> None:
     def ids(*overrides: str) -> set[str]:

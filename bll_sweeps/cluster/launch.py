@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -96,6 +97,12 @@ def estimated(prepared: Prepared, slots: int) -> Estimate:
     """What the launch will cost on `slots` GPUs (or workers, where jobs need none)."""
     executions = {job_id: execution for job_id, (execution, _, _) in prepared.settings.items()}
     return estimate(prepared.plan, prepared.layout, prepared.shapes, executions, slots)
+
+
+def asks(prepared: Prepared) -> list[dict[str, Any]]:
+    """What the jobs to run ask of the scheduler, by kind and shape, with the number of jobs that ask for it."""
+    counts = Counter((p.job.kind, prepared.shapes[p.job.id]) for p in prepared.plan.to_run)
+    return [{"kind": kind, "jobs": number, **shape.asked()} for (kind, shape), number in counts.items()]
 
 
 def confirm(prepared: Prepared, gpu_hours: float, *, confirmed: bool) -> None:

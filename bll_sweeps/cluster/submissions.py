@@ -193,7 +193,7 @@ def intend(layout: Layout, bucket: Bucket, sweep: str, launch: int, code: str) -
         "sweep": sweep,
         "launch": launch,
         "kind": bucket.kind,
-        "shape": {key: value for key, value in vars(bucket.shape).items() if value not in ("", None)},
+        "shape": bucket.shape.asked(),
         "elements": bucket.elements,
         "code": code,  # the name of the snapshot that it runs from: `bll gc` leaves that
         "user": user(),

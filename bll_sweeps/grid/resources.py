@@ -86,6 +86,10 @@ class Shape:
     def all_gpus(self) -> int:
         return self.nodes * self.gpus
 
+    def asked(self) -> dict[str, object]:
+        """What is asked for; of the rest the scheduler decides."""
+        return {key: value for key, value in vars(self).items() if value not in ("", None, 0)}
+
 
 def shape_of(kind: str, parameters: int, *rules: Mapping[str, ResourceRule]) -> Shape:
     """The resources of a job of `kind` on a backbone of `parameters` parameters. Only trainings have several ranks."""
