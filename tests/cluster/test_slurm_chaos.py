@@ -104,7 +104,7 @@ class Chaos:
             deadline = time.monotonic() + 25
             while time.monotonic() < deadline:
                 if self.running():
-                    time.sleep(self.chance.uniform(0.0, 12.0))
+                    time.sleep(self.chance.uniform(0.0, 8.0))
                     if alive := self.running():
                         return self.chance.choice(alive)
                 time.sleep(0.2)

@@ -123,7 +123,7 @@ def test_arrays_are_split_where_slurm_takes_no_larger_ones(
     assert set(sweeps.attempts(root).values()) == {1}
 
 
-def test_what_a_submit_limit_refuses_is_submitted_by_workers_that_finish(
+def test_what_a_submit_limit_refuses_is_submitted_by_workers_that_finish_but_not_what_was_cancelled(
     slurm: Slurm, bll: Bll, root: Path, reference: Path
 ) -> None:
     with slurm.submit_limit(3):
@@ -136,30 +136,19 @@ def test_what_a_submit_limit_refuses_is_submitted_by_workers_that_finish(
             # What is left is not worth a second try while the queue is as full as before.
             assert "submitted 0 jobs (none)" in sweeps.launched(bll, *FOUR)
             assert len(sweeps.queued(slurm, root)) == 3
+            cancelled = sweeps.in_state(sweeps.status(bll), "pending")[0]["id"]
+            assert bll("cancel", cancelled).stdout.startswith(f"{cancelled}: cancelled; nothing is lost")
         sweeps.idle(slurm, 300)
-        assert_same(root, reference)
-    assert len(sweeps.jobs_of(root, "evaluate")) == 4
-    assert set(sweeps.attempts(root).values()) == {1}
-    assert not list(root.glob("sweeps/*/*.unsubmitted"))
-
-
-def test_workers_that_finish_do_not_submit_again_what_a_user_cancelled(
-    slurm: Slurm, bll: Bll, root: Path, reference: Path
-) -> None:
-    with slurm.submit_limit(3):
-        with sweeps.paused(slurm):
-            sweeps.launched(bll, *FOUR)
-            train = sweeps.in_state(sweeps.status(bll), "pending")[0]["id"]
-            assert bll("cancel", train).stdout.startswith(f"{train}: cancelled; nothing is lost")
-        sweeps.idle(slurm, 300)
+        assert not list(root.glob("sweeps/*/*.unsubmitted"))
         found = sweeps.status(bll)
         left = {job["id"]: job for job in sweeps.in_state(found, "unsubmitted")}
-        assert len(left) == 2 and left[train]["detail"] == "cancelled"  # the other is its evaluation
-        assert not sweeps.in_state(found, "pending", "failed", "blocked")
-        assert not list(root.glob("sweeps/*/*.unsubmitted"))
+        assert len(left) == 2 and left[cancelled]["detail"] == "cancelled"  # the other is its evaluation
+        assert len(sweeps.in_state(found, "done")) == len(found["jobs"]) - 2
         assert "submitted 2 jobs (1 train, 1 evaluate)" in sweeps.launched(bll, *FOUR)
         sweeps.completed(bll, slurm)
     assert_same(root, reference)
+    assert len(sweeps.jobs_of(root, "evaluate")) == 4
+    assert set(sweeps.attempts(root).values()) == {1}
 
 
 def test_a_limit_of_two_lets_a_sweep_through_two_by_two(slurm: Slurm, bll: Bll, root: Path) -> None:

@@ -72,6 +72,9 @@ def adhoc_name(cells: Sequence[tuple[str, ...]]) -> str:
 
 
 def compose_cells(composer: Composer, cells: Sequence[tuple[str, ...]]) -> list[ComposedCell]:
+    choices = {text for overrides in cells for text in overrides}
+    if len(cells) <= len(choices):  # each choice once, and the check, would cost more
+        return [ComposedCell(overrides, composer.whole(overrides)) for overrides in cells]
     composed = [ComposedCell(overrides, composer.cell(overrides)) for overrides in cells]
     composer.check([(cell.overrides, cell.config) for cell in composed])
     return composed
