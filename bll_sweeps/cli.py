@@ -165,7 +165,10 @@ def _plan(args: argparse.Namespace) -> int:
 
     with _hydra() as hydra:
         name, composed, launcher = _translated(lambda: _composed(hydra, args.overrides))
-    prepared = prepare(resolve_cells(composed), _site(launcher))
+    made = _launcher(launcher)
+    prepared = prepare(resolve_cells(composed), made.site() if made else None)
+    if made:
+        made.check(prepared)
     plan = prepared.plan
     cost = estimated(prepared, args.gpus or _slots(launcher, prepared.shapes.values()))
     summary = {
@@ -208,11 +211,11 @@ def _composed(hydra: Any, overrides: Sequence[str]) -> tuple[str, list[Any], dic
     return cells.name, cells.cells, OmegaConf.to_container(config.hydra.launcher, resolve=True)  # type: ignore[return-value]
 
 
-def _site(launcher: dict[str, Any]) -> Any:
-    """The launcher's resource rules, its options checked as for a launch; Hydra's own launchers have none."""
+def _launcher(launcher: dict[str, Any]) -> Any:
+    """The launcher, which checks its options as for a launch; None for Hydra's own."""
     from hydra.utils import instantiate
 
-    return instantiate(launcher).site() if launcher["_target_"].startswith("hydra_plugins.bll.") else {}
+    return instantiate(launcher) if launcher["_target_"].startswith("hydra_plugins.bll.") else None
 
 
 def _slots(launcher: dict[str, Any], shapes: Iterable[Any]) -> int:

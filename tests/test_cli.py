@@ -118,6 +118,8 @@ def test_the_plan_for_slurm_says_what_jobs_ask_for_and_checks_the_launchers_opti
     assert f"  asks SLURM, for each of 2 train: {asked}\n" in done.stdout
     done = bll("plan", "sweep=smoke", "hydra/launcher=slurm", "hydra.launcher.signal_delay_s=3")
     assert (done.returncode, done.stderr) == (2, "bll: hydra.launcher.signal_delay_s=3 must be >= 30\n")
+    done = bll("plan", "sweep=smoke", "hydra/launcher=slurm", "execution.resources.train.time_min=2")
+    assert (done.returncode, "time_min=2 is too short: jobs are told to stop" in done.stderr) == (2, True), done.stderr
     done = bll("plan", "sweep=smoke", "hydra/launcher=slurm", "hydra.launcher.resources.site.partition=batch")
     assert "hydra.launcher.resources.site.partition is not set yet: a + before it adds it" in done.stderr
 

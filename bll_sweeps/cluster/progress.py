@@ -124,7 +124,8 @@ def print_status(status: SweepStatus, name_of: Callable[[str], str], console: Co
         console.print(f"pending {number} {kind}: {escape(why)}")
     for state in ("running", "unsubmitted", "failed", "damaged", "blocked"):
         for job in _some([job for job in status.jobs if job.state == state]):
-            console.print(f"[{_COLOUR[state]}]{state}[/] {job.id} ({escape(name_of(job.id))}): {escape(job.detail)}")
+            why = f": {escape(job.detail)}" if job.detail else ""
+            console.print(f"[{_COLOUR[state]}]{state}[/] {job.id} ({escape(name_of(job.id))}){why}")
 
 
 def waiting(status: SweepStatus) -> Counter[tuple[str, str]]:

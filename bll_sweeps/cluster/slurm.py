@@ -46,6 +46,7 @@ class Outcome:
     submitted: dict[str, int] = field(default_factory=dict)
     sbatch_calls: int = 0
     released: int = 0  # elements that SLURM had held after failed starts
+    queued: int = 0  # jobs of the launch that were in the queue before, and stay there as they are
     left: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,13 +67,17 @@ def submit_declared(declared: Declared) -> None:
     if outcome.released:
         print(f"{name}: released {plural(outcome.released, 'job')} that SLURM had held after failed starts")
     elif not outcome.submitted and not outcome.left:
-        print(f"{name}: nothing to submit; see `bll status {name}`")
+        as_before = f": {plural(outcome.queued, 'job')} in the queue already, and unchanged" if outcome.queued else ""
+        print(f"{name}: nothing to submit{as_before}; see `bll status {name}`")
         return
     kinds = ", ".join(f"{n} {kind}" for kind, n in outcome.submitted.items())
     total = sum(outcome.submitted.values())
     calls = f"{plural(outcome.sbatch_calls, 'call')} of sbatch"
     if outcome.sbatch_calls:
         print(f"{name}: submitted {plural(total, 'job')} ({kinds or 'none'}) with {calls} (launch {declared.launch})")
+    manifest = read_manifest(declared.layout, name, declared.launch)
+    if canary := [job for job in manifest.get("canary", ()) if not is_done(declared.layout.job(job))]:
+        print(f"{name}: {plural(len(canary), 'job')} of one cell are the canary, for which all others wait")
     if outcome.left:
         why = "; ".join(dict.fromkeys(outcome.left.values()))
         print(f"{name}: {plural(len(outcome.left), 'job')} left unsubmitted: {why}")
@@ -136,6 +141,8 @@ class Round:
             self._release_stuck(live)
         self._known = {q.submission.files.name: q.submission for q in view.jobs.values() if q.live}
         queued = {job: q.place for job, q in live.items()}
+        left = [job for job in self._manifest["jobs"] if job in live and not is_done(self._layout.job(job))]
+        self._outcome.queued = len(left)
         refused = ""
         try:
             for bucket in self._buckets(waiting, queued):

@@ -333,7 +333,8 @@ def _in_slurm(job_id: str, kind: str, files: JobFiles, view: QueueView, launchin
             return JobStatus(job_id, kind, "pending", left, slurm=newest.id, stuck=True)
         if entry.state == "PENDING":
             return JobStatus(job_id, kind, "pending", entry.reason, slurm=newest.id, stuck=entry.stuck)
-        return JobStatus(job_id, kind, "running", f"starting ({entry.state.lower()})", slurm=newest.id)
+        said = "ending" if entry.state == "COMPLETING" else f"starting ({entry.state.lower()})"
+        return JobStatus(job_id, kind, "running", said, slurm=newest.id)
     if stopped := read_json_if(newest.submission.files.stopped):
         return JobStatus(job_id, kind, "blocked", stopped["why"])
     if newest.cancelled:

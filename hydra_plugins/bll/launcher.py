@@ -41,6 +41,7 @@ class _DeclaringLauncher(Launcher):
         assert self._config is not None and self._context is not None
         composed = as_composed(self._context.config_loader, self._config, job_overrides)
         prepared = prepare(resolve_cells(composed.cells), self.site())
+        self.check(prepared)
         confirm(prepared, self._policy["confirm_above_gpu_hours"], confirmed=self._policy["confirmed"])
         status = self._run(composed.name, prepared)
         bad = {job.id for job in status.jobs if job.state in ("failed", "blocked", "damaged")} if status else set()
@@ -63,6 +64,9 @@ class _DeclaringLauncher(Launcher):
     def site(self) -> Any:
         """Resource rules of the launcher; complains about options that cannot be used."""
         raise NotImplementedError
+
+    def check(self, prepared: Prepared) -> None:
+        """Complains about jobs that could not run with these options."""
 
     def _run(self, name: str, prepared: Prepared) -> Any:
         """Declares and runs or submits; the sweep's status, or None if it was only submitted."""
@@ -93,6 +97,15 @@ class SlurmLauncher(_DeclaringLauncher):
         from bll_sweeps.grid.build import build
 
         return build(SlurmOptions, self._options, "hydra.launcher").resources
+
+    def check(self, prepared: Prepared) -> None:
+        from bll_sweeps.errors import ConfigError
+
+        shortest = min((shape.time_min for shape in prepared.shapes.values()), default=None)
+        delay_s = self._options["signal_delay_s"]
+        if shortest is not None and 60 * shortest <= delay_s:
+            reason = f"is too short: jobs are told to stop hydra.launcher.signal_delay_s={delay_s} s before it is over"
+            raise ConfigError("time_min", shortest, reason)
 
     def _run(self, name: str, prepared: Prepared) -> Any:
         from bll_sweeps.cluster.slurm import submit_declared

@@ -95,7 +95,7 @@ def test_launches_at_the_same_time_and_later_ones_submit_nothing_twice(
         assert [process.returncode for process in both] == [0, 0], printed
         assert sum("submitted 3 jobs" in text for text in printed) == 1, printed
         assert sum("nothing to submit" in text for text in printed) == 1, printed
-        assert "nothing to submit" in sweeps.launched(bll, *BASE_AND_NLL)
+        assert "nothing to submit: 3 jobs in the queue already, and unchanged" in sweeps.launched(bll, *BASE_AND_NLL)
         assert len(sweeps.queued(slurm, root)) == 3
         # A larger grid: only what is new, and it waits for what is queued already, whose specs stay as they are.
         specs = {job: job.spec.read_bytes() for kind in ("train", "evaluate") for job in sweeps.jobs_of(root, kind)}
