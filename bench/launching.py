@@ -67,7 +67,7 @@ names=
 for word; do
     case $word in
         --name=*) names=${word#--name=} ;;
-        --format="%F|%K|%A|%j|%T|%r|%M" | --noheader | --states=all | --array) ;;
+        --format="%F|%K|%A|%j|%T|%r" | --noheader | --states=all | --array) ;;
         *) echo "squeue: no stand-in for $word" >&2; exit 1 ;;
     esac
 done
@@ -76,8 +76,8 @@ awk -F'|' -v names=",$names," '
     FILENAME ~ /cancelled$/ { cancelled[$1] = 1; next }
     ($1 in cancelled) || !index(names, "," $2 ",") { next }
     { reason = !($1 in released) ? "JobHeldUser" : $4 ? "Dependency" : "Priority" }
-    $3 == "" { printf "%d|N/A|%d|%s|PENDING|%s|0:00\\n", $1, $1, $2, reason; next }
-    { for (i = 0; i < $3; i++) printf "%d|%d|%d|%s|PENDING|%s|0:00\\n", $1, i, $1 + i, $2, reason }
+    $3 == "" { printf "%d|N/A|%d|%s|PENDING|%s\\n", $1, $1, $2, reason; next }
+    { for (i = 0; i < $3; i++) printf "%d|%d|%d|%s|PENDING|%s\\n", $1, i, $1 + i, $2, reason }
 ' "$state/released" "$state/cancelled" "$state/jobs"
 """,
     "scontrol": """
