@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,16 +62,16 @@ class _DeclaringLauncher(Launcher):
         policy = {key: self._policy[key] for key in ("rerun_stale", "canary")}
         return launch.declare(name, prepared, sys.argv, launcher=record, **policy)
 
+    @abstractmethod
     def site(self) -> Any:
         """Resource rules of the launcher; complains about options that cannot be used."""
-        raise NotImplementedError
 
     def check(self, prepared: Prepared) -> None:
         """Complains about jobs that could not run with these options."""
 
+    @abstractmethod
     def _run(self, name: str, prepared: Prepared) -> Any:
         """Declares and runs or submits; the sweep's status, or None if it was only submitted."""
-        raise NotImplementedError
 
 
 class LocalLauncher(_DeclaringLauncher):
