@@ -161,14 +161,11 @@ def _launch(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.launch import asks, estimated, prepare, resolve_cells
+    from bll_sweeps.cluster.launch import asks, estimated
 
     with _hydra() as hydra:
         name, composed, launcher = _translated(lambda: _composed(hydra, args.overrides))
-    made = _launcher(launcher)
-    prepared = prepare(resolve_cells(composed), made.site() if made else None)
-    if made:
-        made.check(prepared)
+    prepared = _prepared(composed, launcher)
     plan = prepared.plan
     cost = estimated(prepared, args.gpus or _slots(launcher, prepared.shapes.values()))
     summary = {
@@ -211,11 +208,15 @@ def _composed(hydra: Any, overrides: Sequence[str]) -> tuple[str, list[Any], dic
     return cells.name, cells.cells, OmegaConf.to_container(config.hydra.launcher, resolve=True)  # type: ignore[return-value]
 
 
-def _launcher(launcher: dict[str, Any]) -> Any:
-    """The launcher, which checks its options as for a launch; None for Hydra's own."""
+def _prepared(cells: Sequence[Any], launcher: dict[str, Any]) -> Any:
+    """The plan as the launcher would make it, its options checked; Hydra's own launchers have none."""
     from hydra.utils import instantiate
 
-    return instantiate(launcher) if launcher["_target_"].startswith("hydra_plugins.bll.") else None
+    from bll_sweeps.cluster.launch import prepare, resolve_cells
+
+    if launcher["_target_"].startswith("hydra_plugins.bll."):
+        return instantiate(launcher).prepare(cells)
+    return prepare(resolve_cells(cells))
 
 
 def _slots(launcher: dict[str, Any], shapes: Iterable[Any]) -> int:

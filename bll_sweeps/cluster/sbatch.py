@@ -89,7 +89,7 @@ class Sbatch:
             self._check_possible(executor, files, shape)
             extra = {"hold": True, "kill-on-invalid-dep": "yes", "requeue": True}
             extra |= {"dependency": waits} if waits else {}
-            self._add(executor, extra | self._options.sbatch | executor.parameters.get("additional_parameters", {}))
+            self._add(executor, extra | self._options.sbatch)
             try:
                 with contextlib.redirect_stderr(io.StringIO()), executor.batch():
                     jobs = [executor.submit(call) for call in work]

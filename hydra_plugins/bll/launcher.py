@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from bll_sweeps.cluster.launch import Prepared
+    from bll_sweeps.grid.schema.grids import ComposedCell
 
 _POLICY = ("confirm_above_gpu_hours", "confirmed", "canary", "rerun_stale", "detach")  # not the launch record's
 
@@ -35,14 +36,13 @@ class _DeclaringLauncher(Launcher):
         """One JobReturn per cell: failed if one of its jobs did not end well. Submitted-only cells count as
         completed.
         """
-        from bll_sweeps.cluster.launch import confirm, prepare, resolve_cells
+        from bll_sweeps.cluster.launch import confirm
         from bll_sweeps.errors import JobsFailed
         from bll_sweeps.grid.schema.grids import as_composed
 
         assert self._config is not None and self._context is not None
         composed = as_composed(self._context.config_loader, self._config, job_overrides)
-        prepared = prepare(resolve_cells(composed.cells), self.site())
-        self.check(prepared)
+        prepared = self.prepare(composed.cells)
         confirm(prepared, self._policy["confirm_above_gpu_hours"], confirmed=self._policy["confirmed"])
         status = self._run(composed.name, prepared)
         bad = {job.id for job in status.jobs if job.state in ("failed", "blocked", "damaged")} if status else set()
@@ -55,6 +55,14 @@ class _DeclaringLauncher(Launcher):
             returns.append(ret)
         return returns
 
+    def prepare(self, cells: Sequence[ComposedCell]) -> Prepared:
+        """What a launch of these cells would run, the launcher's options checked."""
+        from bll_sweeps.cluster.launch import prepare, resolve_cells
+
+        prepared = prepare(resolve_cells(cells), self._site())
+        self._check(prepared)
+        return prepared
+
     def _declare(self, name: str, prepared: Prepared) -> Any:
         from bll_sweeps.cluster import launch
 
@@ -63,10 +71,10 @@ class _DeclaringLauncher(Launcher):
         return launch.declare(name, prepared, sys.argv, launcher=record, **policy)
 
     @abstractmethod
-    def site(self) -> Any:
+    def _site(self) -> Any:
         """Resource rules of the launcher; complains about options that cannot be used."""
 
-    def check(self, prepared: Prepared) -> None:
+    def _check(self, prepared: Prepared) -> None:
         """Complains about jobs that could not run with these options."""
 
     @abstractmethod
@@ -77,7 +85,7 @@ class _DeclaringLauncher(Launcher):
 class LocalLauncher(_DeclaringLauncher):
     name = "local"
 
-    def site(self) -> Any:
+    def _site(self) -> Any:
         from bll_sweeps.cluster.local import LocalOptions
 
         LocalOptions(**self._options)
@@ -93,13 +101,13 @@ class LocalLauncher(_DeclaringLauncher):
 class SlurmLauncher(_DeclaringLauncher):
     name = "slurm"
 
-    def site(self) -> Any:
+    def _site(self) -> Any:
         from bll_sweeps.cluster.sbatch import SlurmOptions
         from bll_sweeps.grid.build import build
 
         return build(SlurmOptions, self._options, "hydra.launcher").resources
 
-    def check(self, prepared: Prepared) -> None:
+    def _check(self, prepared: Prepared) -> None:
         from bll_sweeps.errors import ConfigError
 
         shortest = min((shape.time_min for shape in prepared.shapes.values()), default=None)
