@@ -32,10 +32,15 @@ class StoreError(RuntimeError):
 
 def one_of(choices: Iterable[str], value: object) -> str:
     """'is unknown; did you mean 'power'? (choose from nll, power)' for an error message."""
+    return f"is unknown{hint(choices, value)}"
+
+
+def hint(choices: Iterable[str], value: object) -> str:
+    """'; did you mean 'power'? (choose from nll, power)' for the end of an error message."""
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"is unknown{hint} (choose from {', '.join(choices)})"
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{guess} (choose from {', '.join(choices)})"
 
 
 class JobsFailed(RuntimeError):

@@ -158,7 +158,7 @@ def test_repeated_questions_and_too_few_rows_are_named_before_anything_is_launch
     path = jsonl(tmp_path / "d.jsonl", *ROWS)
     twice = jsonl(tmp_path / "twice.jsonl", *ROWS, ROWS[0])
     for change, said in (
-        ({"benchmark.data": table(twice)}, r"benchmark\.data\.copies=1 is not how often"),
+        ({"benchmark.data": table(twice)}, r"benchmark\.data\.copies=1 must be how often"),
         ({"benchmark.questions": 4}, r"benchmark\.questions=4 is more than there are: 3"),
         ({"domain.rows": 4}, r"domain\.rows=4 is more than the 3 rows"),
     ):

@@ -86,7 +86,7 @@ def test_a_question_that_is_there_twice_is_an_error_that_names_both_places(tmp_p
     with pytest.raises(ConfigError) as caught:
         asked(table(path))
     places = f"{path}, line 1 and {path}, line 3"
-    said = f"benchmark.data.copies=1 is not how often it has each question: 'a' 2 times (in {places})"
+    said = f"benchmark.data.copies=1 must be how often each question occurs, but 'a' occurs 2 times (in {places})"
     assert str(caught.value) == said
 
 
@@ -94,7 +94,7 @@ def test_copies_are_asked_once_in_the_place_of_the_first(tmp_path: Path) -> None
     path = jsonl(tmp_path / "d.jsonl", *rows_of("a", "b", "b", "a"))
     assert [q.text for q in asked(table(path, copies=2))] == ["a", "b"]
     assert [q.text for q in asked(table(path, copies=2), questions=1)] == ["a"]
-    with pytest.raises(ConfigError, match=r"copies=3 is not how often it has each question: 'a' 2 times"):
+    with pytest.raises(ConfigError, match=r"copies=3 must be how often each question occurs, but 'a' occurs 2 times"):
         asked(table(path, copies=3))
     with pytest.raises(ConfigError, match=r"benchmark\.questions=3 is more than there are: 2"):
         asked(table(path, copies=2), questions=3)

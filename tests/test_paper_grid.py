@@ -189,7 +189,7 @@ def test_gpqas_five_copies_are_one_question_and_other_numbers_of_copies_an_error
     assert len({question.id for question in found}) == len(found) == 3
     assert found[0].text.endswith("\nA. Heart\nB. Lung\nC. Kidney\nD. Liver")
     cell, *_ = cells("backbone=qwen2.5-1.5b", "benchmark=gpqa_medical", "benchmark.data.copies=4", *settings)
-    with pytest.raises(ConfigError, match=r"benchmark.data.copies=4 is not how often"):
+    with pytest.raises(ConfigError, match=r"benchmark.data.copies=4 must be how often"):
         questions(cell.evaluate)
 
 

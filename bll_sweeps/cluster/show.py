@@ -20,8 +20,8 @@ _ASK_SLURM_S = 5.0
 
 
 def show(layout: Layout, text: str) -> str:
-    """What is known of the job or, for `objective,backbone,benchmark`, of the jobs of that cell."""
-    if "," in text:
+    """What is known of the job or, for `objective,backbone,benchmark` (also `seed=0,...`), of the jobs of that cell."""
+    if "," in text or "=" in text:
         return "\n\n".join(_job(layout.job(job_id)) for job_id in _cell_jobs(layout, text.split(",")))
     return _job(layout.job(find_job(layout, text)))
 
@@ -30,7 +30,7 @@ def _cell_jobs(layout: Layout, words: list[str]) -> list[str]:
     """Jobs of the one cell that has all `words` among its names, in the newest sweep that has such a cell."""
     last_sweep(layout)  # complains if there is none
     for sweep in reversed(layout.sweeps()):
-        cells = [c for c in read_manifest(layout, sweep)["cells"] if set(words) <= set(map(str, c["labels"].values()))]
+        cells = [c for c in read_manifest(layout, sweep)["cells"] if all(_named(c["labels"], word) for word in words)]
         if len(cells) > 1:
             names = "; ".join(",".join(f"{k}={v}" for k, v in c["labels"].items()) for c in cells[:3])
             raise UsageError(
@@ -39,6 +39,12 @@ def _cell_jobs(layout: Layout, words: list[str]) -> list[str]:
         if cells:
             return [job_id for kind in KINDS if (job_id := cells[0]["jobs"][kind])]
     raise UsageError(f"cell={','.join(words)!r} is in none of the sweeps {', '.join(layout.sweeps())}")
+
+
+def _named(labels: dict[str, Any], word: str) -> bool:
+    """Whether a cell has the word among its names: `nll`, or `objective=nll` where one name could be several axes'."""
+    key, equals, value = word.partition("=")
+    return str(labels.get(key)) == value if equals else word in map(str, labels.values())
 
 
 def _job(files: JobFiles) -> str:

@@ -121,7 +121,7 @@ def distinct(items: list[Item], benchmark: Benchmark) -> list[Item]:
         places = " and ".join(item.where for item in known[:2])
         question = repr(known[0].question[:80])
         if copies and len(known) != copies:
-            problem = f"is not how often it has each question: {question} {len(known)} times (in {places})"
+            problem = f"must be how often each question occurs, but {question} occurs {len(known)} times (in {places})"
             raise ConfigError("benchmark.data.copies", copies, problem)
         if len({item.answer for item in known}) > 1:
             log.warning("%s has a question with several answers, of which the first counts: %s", benchmark.name, places)

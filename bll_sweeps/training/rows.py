@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bll_sweeps.errors import ConfigError, StoreError, one_of
+from bll_sweeps.errors import ConfigError, StoreError, hint, one_of
 from bll_sweeps.grid.axes import Table
 from bll_sweeps.grid.digest import files_digest
 from bll_sweeps.store.records import file_sha256
@@ -141,7 +141,7 @@ def _parquet(path: Path, table: Table, key: str) -> Iterator[tuple[str, Any]]:
         wanted = {_steps(theirs)[0] for theirs in table.columns.values()}
         for ours, theirs in table.columns.items():
             if _steps(theirs)[0] not in known:
-                problem = f"is not there: {one_of(known, str(_steps(theirs)[0]))} (in {path})"
+                problem = f"is not there{hint(known, str(_steps(theirs)[0]))} (in {path})"
                 raise ConfigError(f"{key}.columns.{ours}", theirs, problem)
         data = file.read(columns=sorted(map(str, wanted)))
         yield from ((f"row {number}", row) for number, row in enumerate(data.to_pylist(), 1))
@@ -180,7 +180,7 @@ def _column(record: dict[str, Any], theirs: str, ours: str, where: str, key: str
         if inside:
             value = value[step]
         else:
-            has = f"is not there: {one_of(list(value), str(step))}" if isinstance(value, dict) else "is not there"
+            has = f"is not there{hint(list(value), str(step))}" if isinstance(value, dict) else "is not there"
             raise ConfigError(f"{key}.columns.{ours}", theirs, f"{has} (in {where})")
     if not theirs.endswith("|last_box"):
         return value
