@@ -1,6 +1,4 @@
-"""From records to the continuum: table -> continuum (statistics) -> tables, figures, report.
-
-claims.py recomputes the lab's findings.
+"""From records to the continuum: sources -> statistics -> figures, tables, report. Loads no torch.
 
 python -m analysis --source runs --out DIR [--sweep NAME] [--prior clean|as_trained] [--claims]
 """

@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from analysis.claims import check, claims_text
-    from analysis.table import load
+    from analysis.sources.table import load
+    from analysis.statistics.claims import check, claims_text
 
     if options.out is None and not options.claims:
         raise UsageError("--out=None is missing: name a folder for the report, or ask for --claims alone")
@@ -29,7 +29,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.claims:
         print(claims_text(check(results, options.prior)), end="")
     if options.out is not None:
-        from analysis.report import write_report
+        from analysis.report.page import write_report
 
         print(f"wrote {write_report(results, options.out, options.prior)}")
     for problem in results.problems:

@@ -464,10 +464,12 @@ def _regrade(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> int:
-    from analysis import claims, table, tables
+    from analysis.sources.table import load
+    from analysis.statistics import claims
+    from analysis.tables import results as tables
 
     layout = _layout(args)
-    results = table.load(layout.root, _sweep(args, layout))
+    results = load(layout.root, _sweep(args, layout))
     if args.claims:
         print(claims.claims_text(claims.check(results)), end="")
     else:
@@ -477,8 +479,8 @@ def _results(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from analysis.report import write_report
-    from analysis.table import load
+    from analysis.report.page import write_report
+    from analysis.sources.table import load
 
     layout = _layout(args)
     sweep = _sweep(args, layout)

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.benchmarks import PRIMARY, averages, by_place, combined, in_view
-from analysis.claims import check
-from analysis.continuum import gains, means
-from analysis.figures import write_figures
-from analysis.intervals import Interval
-from analysis.table import load
-from analysis.tables import results_csv, results_text
+from analysis.figures.all import write_figures
+from analysis.sources.table import load
+from analysis.statistics.benchmarks import PRIMARY, averages, by_place, combined, in_view
+from analysis.statistics.claims import check
+from analysis.statistics.continuum import gains, means
+from analysis.statistics.intervals import Interval
+from analysis.tables.results import results_csv, results_text
 from bll_sweeps.grid.axes import Decoding
 from bll_sweeps.grid.cell import Cell
 from bll_sweeps.store.layout import Layout

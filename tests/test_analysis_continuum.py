@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.claims import check, claims_text, judge
-from analysis.continuum import crossover, gains, logit, means
-from analysis.table import load
+from analysis.sources.table import load
+from analysis.statistics.claims import check, claims_text, judge
+from analysis.statistics.continuum import crossover, gains, logit, means
 from bll_sweeps.grid.axes import Noise, Objective
 from bll_sweeps.grid.cell import Cell
 from tests.analysis_store import StoreBuilder, cell, lab_cells, lab_store

@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis.charts import continuum_chart, curves_chart
-from analysis.continuum import gains, means
-from analysis.continuum_figure import _apart, continuum, continuum_panels
-from analysis.figures import _curve_rows, curves, heatmap, write_figures
-from analysis.style import COLOURS, PRIOR_NAMES, STYLE, colours, decoding_name, in_order, mathtext
-from analysis.table import Results, load
+from analysis.figures.all import write_figures
+from analysis.figures.continuum import _apart, continuum, continuum_panels
+from analysis.figures.curves import curve_rows, curves
+from analysis.figures.heatmap import heatmap
+from analysis.figures.style import COLOURS, PRIOR_NAMES, STYLE, colours, decoding_name, in_order, mathtext
+from analysis.report.charts import continuum_chart, curves_chart
+from analysis.sources.table import Results, load
+from analysis.statistics.continuum import gains, means
 from bll_sweeps.grid.axes import Noise
 from bll_sweeps.objectives.catalogue import main_catalogue
 from tests.analysis_store import OBJECTIVES, lab_store
@@ -84,7 +86,7 @@ def figure_of(name: str, lab: Results, noise: Results) -> Any:
         return continuum_panels(sampled(gains(noise, resamples=200)), noise.formulas)
     if name == "heatmap":
         return heatmap(sampled(means(lab)), lab.formulas)
-    return curves(_curve_rows(lab, lab.cells, "clean"), lab.formulas)
+    return curves(curve_rows(lab, lab.cells, "clean"), lab.formulas)
 
 
 @pytest.mark.parametrize("name", ["continuum", "panels", "heatmap", "curves"])
@@ -164,7 +166,7 @@ def test_many_alphas_are_told_apart_in_the_order_of_alpha() -> None:
 
 @pytest.mark.parametrize("prior", ["clean", "as_trained"])
 def test_curves_are_placed_by_the_prior_that_was_asked_for(lab: Results, prior: Any) -> None:
-    rows = _curve_rows(lab, lab.cells, prior)
+    rows = curve_rows(lab, lab.cells, prior)
     expected = lab.cells.drop_duplicates("point").set_index("point")
     first = rows.drop_duplicates("point").set_index("point")
     assert first["prior"].to_dict() == expected.loc[first.index, f"prior_{prior}"].to_dict()

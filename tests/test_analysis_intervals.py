@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.intervals import mean_interval, paired_difference, ratio_interval, region
+from analysis.statistics.intervals import mean_interval, paired_difference, ratio_interval, region
 
 scores = st.lists(st.integers(0, 8).map(lambda k: k / 8), min_size=1, max_size=30)
 pairs = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=30)

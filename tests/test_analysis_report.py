@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from analysis.__main__ import main
-from analysis.table import load
+from analysis.sources.table import load
 from bll_sweeps.store.layout import Layout
 from tests.analysis_store import OBJECTIVES, StoreBuilder, lab_cells, lab_store
 

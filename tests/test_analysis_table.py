@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.continuum import gains
-from analysis.table import formula, load
-from analysis.tables import results_csv, results_text
+from analysis.sources.table import formula, load
+from analysis.statistics.continuum import gains
+from analysis.tables.results import results_csv, results_text
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.axes import Domain, Noise, Objective, Table, to_plain
 from bll_sweeps.store.layout import JobFiles, Layout

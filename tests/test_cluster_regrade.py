@@ -11,7 +11,7 @@ import pytest
 from cells import make_cell
 from test_jobs import attempted
 
-from analysis.table import load
+from analysis.sources.table import load
 from bll_sweeps.cli import run
 from bll_sweeps.cluster.launch import declare, prepare
 from bll_sweeps.cluster.regrade import Unscored, after_launch, regrade, unscored

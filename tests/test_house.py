@@ -92,7 +92,7 @@ HOMES = {
     "lm_eval": ("bll_sweeps.evaluation.harness",),
     "vllm": ("bll_sweeps.evaluation.vllm_worker",),
     "datasets": ("bll_sweeps.evaluation",),
-    "pyarrow": ("bll_sweeps.training.rows",),
+    "pyarrow": ("bll_sweeps.training.rows", "analysis.sources"),
     "reasoning_gym": ("bll_sweeps.lab",),
     "wandb": ("bll_sweeps.tracking",),
     "sympy": ("bll_sweeps.evaluation.grading",),

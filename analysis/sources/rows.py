@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.cells import AXES, ManifestCell
-from analysis.intervals import mean_interval, ratio_interval, region
-from analysis.reading import PRIORS, Reader, number_of
+from analysis.sources.cells import AXES, ManifestCell
+from analysis.sources.reading import PRIORS, Reader, number_of
+from analysis.statistics.intervals import mean_interval, ratio_interval, region
 from bll_sweeps.grid.axes import Objective, canonical_json
 
 KINDS = ("pretrain", "prior", "train", "evaluate")

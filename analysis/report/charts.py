@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.continuum import REFERENCE, Prior, logit
-from analysis.continuum_figure import dodge
-from analysis.figures import CURVES
-from analysis.intervals import REGION_EDGES, REGIONS
-from analysis.style import MARKERS, PRIOR_NAMES, REGION_SHADES, colours, in_order, prior_counts
-from analysis.table import Results
-from analysis.tables import with_interval
+from analysis.figures.continuum import dodge
+from analysis.figures.curves import CURVES
+from analysis.figures.style import MARKERS, PRIOR_NAMES, REGION_SHADES, colours, in_order, prior_counts
+from analysis.sources.table import Results
+from analysis.statistics.continuum import REFERENCE, Prior, logit
+from analysis.statistics.intervals import REGION_EDGES, REGIONS
+from analysis.tables.results import with_interval
 
 WIDTH = 900
 MOST_STEPS = 60  # of a training curve; more are thinned out, the last step is kept

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.continuum import REFERENCE, Prior, logit
-from analysis.intervals import REGION_EDGES, REGIONS
-from analysis.style import (
+from analysis.figures.style import (
     MARKERS,
     PRIOR_NAMES,
     REGION_SHADES,
@@ -23,6 +21,8 @@ from analysis.style import (
     note,
     plain,
 )
+from analysis.statistics.continuum import REFERENCE, Prior, logit
+from analysis.statistics.intervals import REGION_EDGES, REGIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.intervals import (
+from analysis.sources.table import POINT, Prior, Results
+from analysis.statistics.intervals import (
     REGION_EDGES,
     REGIONS,
     RESAMPLES,
@@ -26,7 +27,6 @@ from analysis.intervals import (
     ratio_interval,
     region,
 )
-from analysis.table import POINT, Prior, Results
 from bll_sweeps.grid.axes import canonical_json
 
 __all__ = [

@@ -18,10 +18,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.continuum import REFERENCE, Prior, gains
-from analysis.style import temperatures
-from analysis.table import POINT, Results
-from analysis.tables import number, text_table, with_interval
+from analysis.figures.style import temperatures
+from analysis.sources.table import POINT, Results
+from analysis.statistics.continuum import REFERENCE, Prior, gains
+from analysis.tables.results import number, text_table, with_interval
 
 STRONG_ABOVE = 0.98
 STRONG_OBJECTIVES = ("p", "logp_above")

@@ -10,15 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.benchmarks import averages, by_place
-from analysis.charts import continuum_chart, curves_chart
-from analysis.claims import Claim, claim_rows, judge
-from analysis.continuum import REFERENCE, Prior, crossover, gains, means
-from analysis.figures import write_figures
-from analysis.intervals import REGION_EDGES
-from analysis.style import PRIOR_NAMES, in_order
-from analysis.table import CELL, PLACE, Results
-from analysis.tables import number, results_csv, with_interval
+from analysis.figures.all import write_figures
+from analysis.figures.style import PRIOR_NAMES, in_order
+from analysis.report.charts import continuum_chart, curves_chart
+from analysis.sources.table import CELL, PLACE, Results
+from analysis.statistics.benchmarks import averages, by_place
+from analysis.statistics.claims import Claim, claim_rows, judge
+from analysis.statistics.continuum import REFERENCE, Prior, crossover, gains, means
+from analysis.statistics.intervals import REGION_EDGES
+from analysis.tables.results import number, results_csv, with_interval
 from bll_sweeps.store.records import write_text
 
 

@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from analysis.benchmarks import View, averages, in_view
-from analysis.table import CELL, Prior, Results
+from analysis.sources.table import CELL, Prior, Results
+from analysis.statistics.benchmarks import View, averages, in_view
 
 
 def results_text(results: Results, prior: Prior = "clean", view: View = 16) -> str:

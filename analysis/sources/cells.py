@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.reading import Reader
+from analysis.sources.reading import Reader
 from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.store.layout import Layout, SweepFiles
 from bll_sweeps.store.records import read_json

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.cells import ManifestCell, distinct_cells, find_sweep, read_manifests, spread_decodings
-from analysis.limits import limits
-from analysis.reading import Reader
-from analysis.rows import KINDS, Row, cell_rows
+from analysis.sources.cells import ManifestCell, distinct_cells, find_sweep, read_manifests, spread_decodings
+from analysis.sources.limits import limits
+from analysis.sources.reading import Reader
+from analysis.sources.rows import KINDS, Row, cell_rows
 from bll_sweeps.store.layout import Layout
 
 # A place on the continuum: prior strength is of the backbone and the domain's training set (in one variant of it).

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.intervals import Interval
-from analysis.table import PLACE
+from analysis.sources.table import PLACE
+from analysis.statistics.intervals import Interval
 
 # 16: a column per benchmark. 14: the paper speaks of 14 benchmarks and does not say which of its 16 columns it counts
 # together; that they are the two MedBullets and the two journals is our reading.

@@ -1,0 +1,1 @@
+"""Where numbers come from: a run root, read into tidy tables."""

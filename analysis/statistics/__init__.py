@@ -1,0 +1,1 @@
+"""Means, gains, averages and their intervals."""
