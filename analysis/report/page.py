@@ -16,7 +16,8 @@ from analysis.report.charts import continuum_chart, curves_chart
 from analysis.sources.table import CELL, PLACE, Results
 from analysis.statistics.benchmarks import averages, by_place
 from analysis.statistics.claims import Claim, claim_rows, judge
-from analysis.statistics.continuum import REFERENCE, Prior, crossover, gains, means
+from analysis.statistics.continuum import REFERENCE, Prior, gains, means
+from analysis.statistics.crossover import crossover
 from analysis.statistics.intervals import REGION_EDGES
 from analysis.tables.results import number, results_csv, with_interval
 from bll_sweeps.store.records import write_text
