@@ -11,7 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bll_sweeps.grid.axes import PRIOR_QUANTILES
 from bll_sweeps.training.data import Example
-from bll_sweeps.training.prior import measure
+from bll_sweeps.training.prior import HISTOGRAM_BINS, _summary, measure
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,26 @@ def test_every_quantile_at_which_a_threshold_can_lie_is_told(model):
     assert {float(q) for q in found.as_trained["quantiles"]} == set(PRIOR_QUANTILES)
     for quantile, value in found.as_trained["quantiles"].items():
         assert value == pytest.approx(np.quantile(p, float(quantile)), rel=1e-3)
+
+
+def test_the_histogram_counts_every_target_token_in_its_bin(model):
+    data = examples()
+    found = measure(model, data, 5)
+    for summary, which in ((found.as_trained, "input_ids"), (found.clean, "clean_ids")):
+        p = np.concatenate([probabilities(model, getattr(e, which), e.prompt_tokens) for e in data])
+        counts = np.array(summary["histogram"])
+        assert counts.shape == (HISTOGRAM_BINS,) and counts.sum() == summary["tokens"] == len(p)
+        below = np.cumsum(counts)[:-1]
+        edges = np.arange(1, HISTOGRAM_BINS) / HISTOGRAM_BINS
+        # A token within rounding of an edge may be counted on either side of it.
+        assert (below >= [(p < edge - 1e-5).sum() for edge in edges]).all()
+        assert (below <= [(p < edge + 1e-5).sum() for edge in edges]).all()
+
+
+def test_the_ends_of_the_histogram_hold_zero_and_one():
+    with np.errstate(divide="ignore"):
+        counts = _summary([np.log(np.array([0.0, 1.0, 0.5])), np.array([1e-9])])["histogram"]
+    assert counts[0] == 1 and counts[25] == 1 and counts[-1] == 2 and sum(counts) == 4
 
 
 def test_equal_sequences_are_read_once(model):

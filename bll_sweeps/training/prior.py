@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STRONG_P = 0.55  # the paper's Table 6 reports the share of tokens above it
+HISTOGRAM_BINS = 50  # of equal width over [0, 1]; each holds its lower edge, the last one 1 as well
 _CHECKED_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class PriorResult:
-    """`as_trained` and `clean`: {"mean_p", "tokens", "sequences", "quantiles", "share_above_0.55", "nll"},
-    over tokens.
+    """`as_trained` and `clean`: {"mean_p", "tokens", "sequences", "quantiles", "histogram", "share_above_0.55", "nll"},
+    over tokens; `histogram` is how many tokens have their p in each of HISTOGRAM_BINS equal parts of [0, 1].
 
     `sequences`: per training row {"row", "question", "tokens", "sum_p", "clean_tokens", "clean_sum_p", "noisy"};
     `question` is the question_id of its text, since small tasks repeat their questions.
@@ -110,6 +111,8 @@ def _summary(logps: list[np.ndarray]) -> dict[str, Any]:
         "tokens": len(p),
         "sequences": len(logps),
         "quantiles": {str(q): float(x) for q, x in zip(PRIOR_QUANTILES, np.quantile(p, PRIOR_QUANTILES), strict=True)},
+        # Rounding can leave a p above 1 by a little, which would fall out of the range.
+        "histogram": np.histogram(np.minimum(p, 1.0), bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0].tolist(),
         f"share_above_{STRONG_P}": float((p > STRONG_P).mean()),
         "nll": float(-logp.mean()),
     }
