@@ -263,7 +263,7 @@ PAIRS = [("p", "nll"), ("p10", "nll"), ("p10", "p"), ("p10", "p0.5"), ("p", "p0.
 
 
 def test_the_order_is_as_the_theorem_says_wherever_its_conditions_hold() -> None:
-    """On a grid noise x prior strength x pairs, by the simulation; and the conditions do hold in places at both ends."""
+    """On a grid noise x prior strength x pairs, by the simulation; and they do hold in places at both ends."""
     met = {"strong": 0, "weak": 0}
     for first, second in PAIRS:
         f1, f2 = MAIN[first], MAIN[second]

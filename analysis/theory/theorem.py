@@ -46,6 +46,12 @@ class Trade:
         at = -self.clean / gap if gap != 0 else math.nan
         return at if 0 <= at <= 1 else math.nan
 
+    @property
+    def least_noise(self) -> float:
+        """|A| / (B - A), which the noise rate has to exceed; infinite where wrong labels do not favour f1."""
+        gap = self.noisy - self.clean
+        return abs(self.clean) / gap if gap > 0 else math.inf
+
     def at(self, noise: float) -> float:
         """D at a noise rate."""
         return (1 - noise) * self.clean + noise * self.noisy
@@ -76,17 +82,14 @@ def trade_map(
     noise_E, models = np.asarray(noises, dtype=float), [tempered(model, share) for share in shares]
     trades = [trade(f1, f2, one) for one in models]
     c, d = slack(f1, f2)
-    holds = [
-        [all(one.holds for one in prior_conditions(m)) and t.noisy > t.clean and e > -t.clean / (t.noisy - t.clean)
-         for e in noise_E]
-        for m, t in zip(models, trades, strict=True)
-    ]  # fmt: skip
+    strong_S = np.array([all(one.holds for one in prior_conditions(m)) for m in models])
+    least_S = np.array([one.least_noise for one in trades])
     return TradeMap(
         noise_E=noise_E,
         strength_S=np.array([one.strength for one in models]),
         rate_SE=np.array([[one.at(e) for e in noise_E] for one in trades]),
         line_S=np.array([one.noise for one in trades]),
-        holds_SE=np.array(holds, dtype=bool),
+        holds_SE=strong_S[:, None] & (noise_E > least_S[:, None]),
         ratio=_ratio(c, d),
     )
 
@@ -141,9 +144,7 @@ def theorem_holds(f1: Objective, f2: Objective, noise: float, model: BaseModel, 
             ),
         )
     c, d = slack(f1, f2)
-    found = trade(f1, f2, model)
-    gap = found.noisy - found.clean
-    least = abs(found.clean) / gap if gap > 0 else math.inf
+    least = trade(f1, f2, model).least_noise
     return Verdict(
         end,
         (
