@@ -61,11 +61,16 @@ class QueueEntry:
     @property
     def live(self) -> bool:
         """Pending, running, or on its way from one to the other."""
-        return self.state not in _ENDED
+        return self.state not in _ENDED and not self.hopeless
 
     @property
     def held(self) -> bool:
         return self.state == "PENDING" and self.reason == "JobHeldUser"
+
+    @property
+    def hopeless(self) -> bool:
+        """What it waits for has failed. SLURM is told to cancel such a job itself, and now and then does not."""
+        return self.state == "PENDING" and self.reason == "DependencyNeverSatisfied"
 
     @property
     def stuck(self) -> bool:

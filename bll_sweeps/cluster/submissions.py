@@ -207,12 +207,17 @@ def settle(queue: Queue) -> QueueView:
     """What launches that died have left is put right; the caller holds the claim on launching.
 
     Held arrays, whose pickles or dependencies may be missing, never ran: they are cancelled, and their jobs submitted
-    anew. Submissions of which SLURM knows nothing any more are marked as ended. Raises SchedulerUnavailable.
+    anew. So are elements that wait for what has failed. Submissions of which SLURM knows nothing any more are marked as
+    ended. Raises SchedulerUnavailable.
     """
     view = queue.look()
     if view.problem:
         raise SchedulerUnavailable(view.problem)
-    changed = False
+    mine = {s.files.name for s in queue.submissions() if s.mine}
+    hopeless = sorted(entry.id for entry in view.entries.values() if entry.hopeless and entry.name in mine)
+    if hopeless:
+        scheduler.cancel(hopeless)
+    changed = bool(hopeless)
     for s in queue.submissions():
         if s.ended is not None:
             continue

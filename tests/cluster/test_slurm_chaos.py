@@ -89,6 +89,11 @@ class Chaos:
         found = [job["id"] for job in self.slurm.jobs() if job["state"] == "RUNNING"]
         return [job for job in found if self.workers(job)]
 
+    def dead(self) -> list[str]:
+        """Elements that SLURM still takes for running and that have no worker (yet, or any more)."""
+        busy = [job["id"] for job in self.slurm.jobs() if job["state"] in ("RUNNING", "COMPLETING")]
+        return [job for job in busy if not self.workers(job)]
+
     def workers(self, job: str) -> list[int]:
         """Pids of the element's worker and its children."""
         pids = []
@@ -197,6 +202,9 @@ class Chaos:
         """One launch, as a user would: it also tries again what has failed. Then everything ends by itself, unless
         SLURM itself holds what it failed to start, which only a launch may release.
         """
+        # For a moment SLURM takes what was killed for running: a launch in that moment rightly leaves it alone, and its
+        # failure would then be the sweep's last word.
+        wait_for(lambda: not self.dead(), 60, self.slurm.describe)
         for _ in range(3):
             done = run(self.root, "launch", *self.grid(), slurm=self.slurm)
             assert done.returncode == 0, done.stdout + done.stderr

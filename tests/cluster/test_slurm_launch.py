@@ -142,6 +142,24 @@ def test_a_failure_is_slurms_too_blocks_its_evaluation_only_and_is_retried(
     assert all(expected[name] == content for name, content in sweeps.results(root).items())
 
 
+def test_what_slurm_leaves_waiting_for_a_failure_is_blocked_and_taken_out_by_the_next_launch(
+    slurm: Slurm, bll: Bll, tmp_path: Path, reference: Path
+) -> None:
+    root = sweeps.part_of(reference, tmp_path / "runs", "pretrain", "prior")
+    forgets = "+hydra.launcher.sbatch.kill-on-invalid-dep=no"  # as SLURM itself does now and then
+    with sweeps.paused(slurm):
+        sweeps.launched(bll, *SWEEP, "objective=nll", forgets)
+        tear_spec(root, train := one(root, "train", "nll"))
+    done = bll("wait", "--timeout", "120")
+    assert done.returncode == 1
+    assert f"1 of 4 jobs failed, 1 are blocked by them; {train}: " in done.stderr
+    slurm.wait(lambda: [line.split()[2:] for line in slurm.active()] == [["PENDING", "DependencyNeverSatisfied"]], 90)
+    left = slurm.active()[0].split()[0]
+    assert "submitted 2 jobs (1 train, 1 evaluate)" in bll("retry").stdout
+    sweeps.completed(bll, slurm)
+    assert slurm.job(left)["state"] == "CANCELLED"
+
+
 def test_a_change_of_the_source_after_the_launch_changes_no_queued_job(
     slurm: Slurm, bll: Bll, tmp_path: Path, reference: Path
 ) -> None:
