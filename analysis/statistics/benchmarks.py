@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.sources.table import PLACE
+from analysis.statistics.comparisons import ADJUSTED, adjusted, minimum_detectable, p_value
 from analysis.statistics.intervals import Interval
+from analysis.statistics.seeds import average_over_seeds
 
 # 16: a column per benchmark. 14: the paper speaks of 14 benchmarks and does not say which of its 16 columns it counts
 # together; that they are the two MedBullets and the two journals is our reading.
@@ -44,12 +46,8 @@ def combined(parts: Sequence[tuple[str, Interval]], view: View = 16) -> Interval
     are added before they are squared. One part gives its own interval. n is the number of questions in all, those that
     two benchmarks share once.
     """
-    columns: dict[str, int] = {}
-    for benchmark, _ in parts:
-        columns[column_of(benchmark, view)] = columns.get(column_of(benchmark, view), 0) + 1
     mean, below, above, questions = 0.0, dict[str, float](), dict[str, float](), dict[str, int]()
-    for benchmark, one in parts:
-        weight = 1 / (len(columns) * columns[column_of(benchmark, view)])
+    for (benchmark, one), weight in zip(parts, _weights([name for name, _ in parts], view), strict=True):
         unit = _SAME_QUESTIONS.get(benchmark, benchmark)
         mean += weight * one.mean
         below[unit] = below.get(unit, 0.0) + weight * (one.mean - one.low)
@@ -59,13 +57,20 @@ def combined(parts: Sequence[tuple[str, Interval]], view: View = 16) -> Interval
     return Interval(mean, low, high, sum(questions.values()))
 
 
+def _weights(benchmarks: Sequence[str], view: View) -> list[float]:
+    """The weight of each benchmark in the unweighted mean of the columns."""
+    columns = [column_of(name, view) for name in benchmarks]
+    return [1 / (len(set(columns)) * columns.count(column)) for column in columns]
+
+
 def averages(table: pd.DataFrame, every: pd.DataFrame | None = None, view: View = 16) -> pd.DataFrame:
     """Macro averages of the rows of `Results.cells`, `continuum.means` or `continuum.gains`, domain by domain.
 
     One row per place, objective, decoding (and seed, where rows have one) of a domain with several benchmarks: a copy
     of its first row, with `benchmark` and `label` of the whole domain, `columns` (how many are averaged) and the
     `benchmarks` in them, `lacking` (the names of those without a score; if any, nothing else is known and n is 0), and
-    the mean or gain with its interval over `questions` or `n` questions in all. every: rows that name all benchmarks of
+    the mean or gain with its interval over `questions` or `n` questions in all. The p-value of a gain is that of its
+    interval, and p_holm, p_bh and significant_holm are of the averages alone. every: rows that name all benchmarks of
     each domain (default: `table`).
     """
     stem = "gain" if "gain" in table else ""
@@ -78,7 +83,12 @@ def averages(table: pd.DataFrame, every: pd.DataFrame | None = None, view: View 
         names = wanted.get((first["domain"], first["decoding"]), [])
         if len(names) > 1:
             rows.append(_average(first, group, names, (stem, unit), view))
-    return pd.DataFrame(rows, columns=[*table.columns, *_OF_AVERAGE])
+    return _adjusted(pd.DataFrame(rows, columns=[*table.columns, *_OF_AVERAGE]))
+
+
+def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
+    """With p-values adjusted over the rows that are left, in the columns where they were."""
+    return adjusted(table)[list(table.columns)] if {"p_value", *ADJUSTED} <= set(table.columns) else table
 
 
 def _average(
@@ -86,22 +96,29 @@ def _average(
 ) -> dict[Any, Any]:
     stem, unit = kind
     fields = (stem, f"{stem}_low", f"{stem}_high") if stem else ("mean", "low", "high")
-    done = {row["benchmark"]: row for row in group.to_dict("records") if row[unit] > 0}
+    records = group.to_dict("records")
+    done = {row["benchmark"]: row for row in records if row[unit] > 0}
     lacking = [name for name in names if name not in done]
     columns = len({column_of(name, view) for name in names})
-    found = Interval(math.nan, math.nan, math.nan, 0)
+    found, seeds = Interval(math.nan, math.nan, math.nan, 0), (math.nan, math.nan)
+    over_seeds = (f"{stem}_seeds_low", f"{stem}_seeds_high") if stem else ("seeds_low", "seeds_high")
     if not lacking:
         mean, low, high = fields
         of = [done[name] for name in names]
-        parts = [(row["benchmark"], Interval(row[mean], row[low], row[high], row[unit])) for row in of]
-        found = combined(parts, view)
+        parts = [Interval(row[mean], row[low], row[high], row[unit]) for row in of]
+        found = combined(list(zip(names, parts, strict=True)), view)
+    if not lacking and over_seeds[0] in first:
+        ends = [(done[name][over_seeds[0]], done[name][over_seeds[1]]) for name in names]
+        seeds = average_over_seeds(found, list(zip(_weights(names, view), parts, ends, strict=True)))
     whole: dict[str, Any] = {"benchmark": f"average of {columns}", "label": f"{first['point']} (average of {columns})"}
     whole |= {"columns": columns, "benchmarks": len(names), "lacking": ", ".join(lacking)}
     whole |= dict(zip((*fields, unit), (found.mean, found.low, found.high, found.n), strict=True))
     whole |= {"seed_sd": math.nan} if "seed_sd" in first else {}
     whole |= {"state": "missing" if lacking else "done"} if "state" in first else {}
     whole |= {key: "" for key in ("evaluate", "engine", "grader") if key in first}
-    whole |= {"seeds": min(row["seeds"] for row in group.to_dict("records"))} if "seeds" in first else {}
+    whole |= {"seeds": min(row["seeds"] for row in records)} if "seeds" in first else {}
+    whole |= dict(zip(over_seeds, seeds, strict=True)) if over_seeds[0] in first else {}
+    whole |= {"p_value": p_value(found), "mdd": minimum_detectable(found)} if "p_value" in first else {}
     return {**first, **whole}
 
 
@@ -136,7 +153,7 @@ def by_place(table: pd.DataFrame, every: pd.DataFrame | None = None, view: View 
     if len(kept) < len(table):
         more = averages(placed.drop(columns=_OF_AVERAGE), every, view)
         kept = pd.concat([kept, more]).sort_values("_at", kind="stable", ignore_index=True)
-    return kept.drop(columns="_at")
+    return _adjusted(kept.drop(columns="_at"))
 
 
 def _with_primary(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,31 +2,36 @@
 
 A point is a (backbone, domain, benchmark, variant). Its place is the prior strength of the base model (paper, Eq. 5),
 either on the clean answers or on the answers as trained (label noise included). All benchmarks of a domain share it;
-benchmarks.by_place averages over them. Questions are paired within a benchmark. Several seeds are averaged within a
-question first, so n stays the number of questions: the interval speaks of other questions, `seed_sd` of other seeds.
+benchmarks.by_place averages over them. Questions are paired within a benchmark, seeds with one another. Several seeds
+are averaged within a question first, so n stays the number of questions: low and high speak of other questions and the
+same seeds, `seed_sd` of other seeds, seeds_low and seeds_high of both. docs/statistics.md says which to use for what.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.sources.table import POINT, Prior, Results
+from analysis.statistics.comparisons import adjusted, minimum_detectable
 from analysis.statistics.intervals import (
     REGION_EDGES,
     REGIONS,
-    RESAMPLES,
+    Array,
     Interval,
     mean_interval,
     nothing,
-    paired_difference,
-    paired_differences,
     ratio_interval,
     region,
+    region_paper,
 )
+from analysis.statistics.paired import paired_difference, paired_differences
+from analysis.statistics.seeds import over_seeds
 from bll_sweeps.grid.axes import canonical_json
 
 __all__ = [
@@ -44,55 +49,80 @@ __all__ = [
 REFERENCE = "nll"
 # What a row of `means` and `gains` says of its point, besides POINT itself.
 _OF_POINT = ["point", "label", "task", "exposure", "noise_kind", "noise_rate"]
+_GROUP = [*POINT, "objective", "decoding"]
 _NLL = canonical_json({"family": "nll"})
+_NO_GAINS = [*POINT, *_OF_POINT, "objective", "decoding", "gain", "gain_low", "gain_high", "n", "prior", "region"]
+
+Cell = dict[str, Any]  # a row of Results.cells
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores by seed and question [S, N], means over samples; `samples` are behind one question, all seeds together."""
+
+    questions: pd.Index
+    score_SN: Array
+    samples: int
 
 
 def means(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     """One row per point, objective, decoding: mean, low, high, n (questions), samples, seeds, seed_sd, prior, region.
 
-    Rows whose cells are all missing are there, with n = 0.
+    low and high are over questions; seeds_low and seeds_high over seeds and questions, nan with fewer than two seeds.
+    `region` is by prior strength, `region_paper` the paper's own by domain. Rows whose cells are all missing are there,
+    with n = 0.
     """
     rows = []
-    for keys, cells in _groups(results):
-        done = cells[cells["state"] == "done"]
-        score_N, samples = _question_means(results, done)
-        interval = mean_interval(score_N.to_numpy(dtype=float), samples) if len(score_N) else nothing()
-        rows.append({**keys, **_place(cells, prior), **_fields(interval, ""), **_seeds(done, samples)})
+    for keys, cells in _groups(results).items():
+        done = _distinct([cell for cell in cells if cell["state"] == "done"], "evaluate", "grader")
+        found = _scores(results, done)
+        interval = nothing()
+        if len(found.questions):
+            interval = mean_interval(found.score_SN.mean(axis=0), found.samples)
+        different = _distinct(done, "evaluate")
+        row = {**dict(zip(_GROUP, keys, strict=True)), **_place(cells, prior), **_fields(interval, "")}
+        row |= _over_seeds(found.score_SN, interval, "seeds")
+        rows.append(row | _seeds(found.samples, len(different), [cell["mean"] for cell in different]))
     return _ordered(pd.DataFrame(rows))
 
 
 def gains(
-    results: Results, prior: Prior = "clean", reference: str = REFERENCE, resamples: int = RESAMPLES
+    results: Results, prior: Prior = "clean", reference: str = REFERENCE, resamples: int | None = None
 ) -> pd.DataFrame:
     """One row per point, objective other than `reference` and base, and decoding: gain over the reference by question.
 
     The reference is the objective of that name, and any other that is the same (power with alpha 0 is NLL). Columns as
-    in `means`, with gain, gain_low, gain_high for the mean difference. Only questions that both were asked count; only
-    seeds that both have, answered by the same engine and scored by the same grader. n = 0 where either is missing.
+    in `means`, with gain, gain_low, gain_high for the mean difference, gain_seeds_low and gain_seeds_high over seeds
+    and questions; p_value, and adjusted over all gains of a decoding p_holm, p_bh and significant_holm; mdd, the
+    difference that could be detected with 80 % power. Only questions that both were asked count; only seeds that both
+    have, answered by the same engine and scored by the same grader. n = 0 where either is missing.
+
+    resamples: has no effect, the interval is no longer a bootstrap.
     """
     groups = _groups(results)
     same = _same_objectives(results, reference)
-    partners: dict[tuple[str, ...], pd.DataFrame] = {}
-    for keys, cells in sorted(groups, key=lambda group: group[0]["objective"] != reference):
-        if keys["objective"] in same:
-            partners.setdefault(tuple({**keys, "objective": reference}.values()), cells)
+    at = _GROUP.index("objective")
+    partners: dict[tuple[str, ...], list[Cell]] = {}
+    for keys in sorted(groups, key=lambda keys: keys[at] != reference):
+        if keys[at] in same:
+            partners.setdefault(keys[:at] + keys[at + 1 :], groups[keys])
     rows, differences = [], []
-    for keys, cells in groups:
-        if keys["objective"] in same or keys["objective"] == "base":
+    for keys, cells in groups.items():
+        if keys[at] in same or keys[at] == "base":
             continue
-        partner = partners.get(tuple({**keys, "objective": reference}.values()))
-        done = cells[cells["state"] == "done"]
-        other = partner[partner["state"] == "done"] if partner is not None else done.iloc[:0]
-        done, other = _paired(done, other)
-        difference_N, samples = _difference(results, done, other)
-        paired = done.set_index("seed")["mean"] - other.set_index("seed")["mean"]
-        seed_sd = float(paired.std()) if len(paired) > 1 else math.nan
-        rows.append({**keys, **_place(cells, prior), **_seeds(done, samples), "seed_sd": seed_sd})
-        differences.append(difference_N)
+        done, other = _paired(cells, partners.get(keys[:at] + keys[at + 1 :], []))
+        difference_SN, samples = _difference(_scores(results, done), _scores(results, other))
+        row = {**dict(zip(_GROUP, keys, strict=True)), **_place(cells, prior)}
+        by_seed = difference_SN.mean(axis=1).tolist() if difference_SN.size else []
+        rows.append(row | _seeds(samples, len(difference_SN), by_seed))
+        differences.append(difference_SN)
     if not rows:
-        return pd.DataFrame(columns=[*POINT, *_OF_POINT, "objective", "decoding", "gain", "n", "prior"])
-    intervals = paired_differences(differences, resamples)
-    return _ordered(pd.DataFrame([row | _fields(one, "gain") for row, one in zip(rows, intervals, strict=True)]))
+        return adjusted(pd.DataFrame(columns=[*_NO_GAINS, "p_value", "mdd"]))
+    found = paired_differences([d_SN.mean(axis=0) if d_SN.size else np.empty(0) for d_SN in differences])
+    for row, one, difference_SN in zip(rows, found, differences, strict=True):
+        row |= _fields(one, "gain") | _over_seeds(difference_SN, one, "gain_seeds")
+        row |= {"p_value": one.p_value, "mdd": minimum_detectable(one)}
+    return _ordered(adjusted(pd.DataFrame(rows)))
 
 
 def _same_objectives(results: Results, reference: str) -> set[str]:
@@ -104,54 +134,79 @@ def _same_objectives(results: Results, reference: str) -> set[str]:
     return {reference} | set(cells.loc[cells["identity"].isin(identities), "objective"])
 
 
-def _paired(done: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of seeds that both have, by the same engine and grader; one row of each."""
-    keys = ["seed", "engine", "grader"]
-    done, other = done.drop_duplicates(keys), other.drop_duplicates(keys)
-    index = pd.MultiIndex.from_frame(done[keys]).intersection(pd.MultiIndex.from_frame(other[keys]))
-    done, other = (rows[pd.MultiIndex.from_frame(rows[keys]).isin(index)] for rows in (done, other))
-    return done, other
+def _groups(results: Results) -> dict[tuple[str, ...], list[Cell]]:
+    """The cells of each point, objective and decoding, in the order of the sweep."""
+    out: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in results.cells.to_dict("records"):
+        out.setdefault(tuple(str(cell[name]) for name in _GROUP), []).append(cell)  # type: ignore[arg-type]
+    return out
 
 
-def _difference(results: Results, done: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """Score differences of the questions that both were asked, and the samples behind one score."""
-    a_N, samples = _question_means(results, done)
-    b_N, _ = _question_means(results, other)
-    common = a_N.index.intersection(b_N.index)
-    return a_N[common].to_numpy(float) - b_N[common].to_numpy(float), samples
+def _distinct(cells: Sequence[Cell], *keys: str) -> list[Cell]:
+    """The first cell of each value of the keys."""
+    first: dict[tuple[Any, ...], Cell] = {}
+    for cell in cells:
+        first.setdefault(tuple(cell[key] for key in keys), cell)
+    return list(first.values())
 
 
-def _groups(results: Results) -> list[tuple[dict[str, str], pd.DataFrame]]:
-    by = [*POINT, "objective", "decoding"]
-    groups = results.cells.groupby(by, sort=False)
-    return [({name: str(part) for name, part in zip(by, key, strict=True)}, cells) for key, cells in groups]
+def _paired(cells: list[Cell], others: list[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The done cells of seeds that both have, by the same engine and grader; one of each, in the same order."""
+    keys = ("seed", "engine", "grader")
+    sides = [_distinct([cell for cell in side if cell["state"] == "done"], *keys) for side in (cells, others)]
+    done, other = ({tuple(cell[key] for key in keys): cell for cell in side} for side in sides)
+    common = [key for key in done if key in other]
+    return [done[key] for key in common], [other[key] for key in common]
 
 
-def _question_means(results: Results, done: pd.DataFrame) -> tuple[pd.Series, int]:
-    """Score of each question, averaged over samples and then over seeds; and the samples behind one such score."""
-    names = done[["evaluate", "decoding", "grader"]].drop_duplicates().to_numpy(str)
-    tables = [results.scores[job, decoding, grader] for job, decoding, grader in names]
-    if not tables:
-        return pd.Series(dtype=float), 0
-    joined = pd.concat([table["score"] for table in tables], axis=1, join="inner")
-    return joined.mean(axis=1), int(sum(table["samples"].min() for table in tables))
+def _scores(results: Results, cells: list[Cell]) -> _Scores:
+    """The scores of the questions that all of these cells were asked, by seed; cells of one seed are averaged."""
+    if not cells:
+        return _Scores(pd.Index([]), np.empty((0, 0)), 0)
+    tables = [results.scores[cell["evaluate"], cell["decoding"], cell["grader"]] for cell in cells]
+    common = tables[0].index
+    for table in tables[1:]:
+        common = common if common.equals(table.index) else common.intersection(table.index, sort=False)
+    by_seed: dict[int, list[Array]] = {}
+    for cell, table in zip(cells, tables, strict=True):
+        by_seed.setdefault(int(cell["seed"]), []).append(_of(table["score"], common))
+    asked = _distinct(cells, "evaluate", "grader")
+    samples = [results.scores[cell["evaluate"], cell["decoding"], cell["grader"]]["samples"].min() for cell in asked]
+    return _Scores(common, np.stack([np.mean(by_seed[seed], axis=0) for seed in sorted(by_seed)]), int(sum(samples)))
 
 
-def _place(cells: pd.DataFrame, prior: Prior) -> dict[str, object]:
-    known = cells[cells[f"prior_{prior}"].notna()]
-    first: dict[Any, Any] = (known if len(known) else cells).iloc[0].to_dict()
-    out: dict[str, object] = {key: first[key] for key in _OF_POINT}
-    value = float(first[f"prior_{prior}"])
-    out |= {
+def _of(score: pd.Series, questions: pd.Index) -> Array:
+    return (score if score.index.equals(questions) else score[questions]).to_numpy(dtype=float)
+
+
+def _difference(a: _Scores, b: _Scores) -> tuple[Array, int]:
+    """Score differences [S, N] of the questions that both were asked, and the samples behind a question of `a`."""
+    if a.questions.equals(b.questions):
+        return a.score_SN - b.score_SN, a.samples
+    common = a.questions.intersection(b.questions, sort=False)
+    a_SN, b_SN = (one.score_SN[:, one.questions.get_indexer(common)] for one in (a, b))
+    return a_SN - b_SN, a.samples
+
+
+def _place(cells: list[Cell], prior: Prior) -> dict[str, object]:
+    """Where seeds have backbones or training sets of their own their prior strengths are averaged, ends of the interval
+    likewise.
+    """
+    names = (f"prior_{prior}", f"prior_{prior}_low", f"prior_{prior}_high")
+    own = {cell["prior"]: cell for cell in cells if not math.isnan(cell[f"prior_{prior}"])}
+    first = next(iter(own.values()), cells[0])
+    value, low, high = (float(np.mean([cell[name] for cell in own.values() or [first]])) for name in names)
+    temperatures = [cell["temperature"] for cell in cells if not math.isnan(cell["temperature"])]
+    return {
+        **{key: first[key] for key in _OF_POINT},
         "prior": value,
-        "prior_low": first[f"prior_{prior}_low"],
-        "prior_high": first[f"prior_{prior}_high"],
-    }
-    return out | {
+        "prior_low": low,
+        "prior_high": high,
         "prior_questions": first["prior_questions"],
         "prior_sequences": first["prior_sequences"],
         "region": region(value),
-        "temperature": cells["temperature"].max(),
+        "region_paper": region_paper(first["domain"]),
+        "temperature": max(temperatures, default=math.nan),
         "primary": bool(first["primary"]),
     }
 
@@ -161,10 +216,14 @@ def _fields(interval: Interval, stem: str) -> dict[str, float]:
     return dict(zip((*names, "n"), (interval.mean, interval.low, interval.high, interval.n), strict=True))
 
 
-def _seeds(done: pd.DataFrame, samples: int) -> dict[str, float]:
-    different = done.drop_duplicates("evaluate")
-    spread = float(different["mean"].std()) if len(different) > 1 else math.nan
-    return {"samples": samples, "seeds": len(different), "seed_sd": spread}
+def _over_seeds(score_SN: Array, interval: Interval, stem: str) -> dict[str, float]:
+    return dict(zip((f"{stem}_low", f"{stem}_high"), over_seeds(score_SN, interval), strict=True))
+
+
+def _seeds(samples: int, seeds: int, by_seed: list[float]) -> dict[str, float]:
+    """by_seed: the mean of each seed's run."""
+    spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan
+    return {"samples": samples, "seeds": seeds, "seed_sd": spread}
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,11 @@
 """Intervals of 95 %, from arrays alone. The unit is the question: the benchmark's, for the prior the training set's.
 
-Three cases, three methods:
 - `mean_interval`: the mean score of one cell. Wilson's interval at the effective number of trials.
-- `paired_difference`: one objective against another on the same questions. Percentile bootstrap over questions.
 - `ratio_interval`: prior strength, a ratio of sums. Percentile bootstrap over training questions.
+- paired.py: one objective against another on the same questions. Tango's score interval at effective trials.
+- seeds.py: either of the two over questions and seeds.
+
+docs/statistics.md says why, and bench/results/coverage.md how often they cover the truth.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
 TAIL = 0.025
-RESAMPLES = 10_000
+# Weight, in questions, of the assumption that all samples of a question agree, against what the scores themselves say.
+AGREEING_QUESTIONS = 0.25
 # There can be as many questions as training rows: above this number they are pooled before they are resampled.
 PRIOR_GROUPS = 2_000
 PRIOR_RESAMPLES = 1_000
@@ -43,11 +46,12 @@ def nothing(n: int = 0) -> Interval:
 
 
 def mean_interval(scores_N: Array, samples: int = 1) -> Interval:
-    """Mean of question scores [N], each the mean of `samples` generations in [0, 1].
+    """Mean of question scores [N] in [0, 1]: means of `samples` right-or-wrong generations, or a continuous measure.
 
-    Wilson's interval with n replaced by the effective number of trials m(1-m)/SE^2, where SE is the standard error over
-    questions, kept between N (all samples of a question agree) and N*samples (all are independent). For one sample per
-    question this is the plain Wilson interval. It never has zero width: 200 right answers out of 200 give [.981, 1].
+    Wilson's (1927) interval with n replaced by the effective number of trials (Korn and Graubard 1998, Confidence
+    intervals for proportions with small expected number of positive counts): see `effective_trials`. Right or wrong
+    once per question, or the same in all samples of each, this is the plain Wilson interval. It never has zero width:
+    200 right answers out of 200 give [.981, 1].
 
     Raises ValueError for a score outside [0, 1].
     """
@@ -59,67 +63,48 @@ def mean_interval(scores_N: Array, samples: int = 1) -> Interval:
         raise ValueError(f"scores must lie in [0, 1], not in [{scores_N.min()}, {scores_N.max()}]")
     mean = min(max(float(scores_N.mean()), 0.0), 1.0)
     spread = mean * (1 - mean)
-    error2 = float(scores_N.var()) / n
     trials = float(n)
     if spread > 0:
-        trials = min(max(spread / error2 if error2 > 0 else math.inf, n), float(n * samples))
+        sides = ((mean, scores_N), (1 - mean, 1 - scores_N))
+        informative = min(n * share**2 / float((side_N**2).mean()) for share, side_N in sides)
+        trials = float(effective_trials(n, float(scores_N.var()), spread, informative))
+    trials = min(trials, float(n * samples)) if samples > 1 else trials
     centre = (mean + Z * Z / (2 * trials)) / (1 + Z * Z / trials)
     half = Z / (1 + Z * Z / trials) * math.sqrt(spread / trials + Z * Z / (4 * trials * trials))
     return Interval(mean, min(max(centre - half, 0.0), mean), max(min(centre + half, 1.0), mean), n)
 
 
-def paired_difference(a_N: Array, b_N: Array, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of a-b over questions [N], scores in [0, 1], with a percentile bootstrap interval over the questions.
+def effective_trials(n: int, variance: ArrayLike, largest: ArrayLike, informative: ArrayLike) -> Array:
+    """How many independent all-or-nothing questions say as much as these n.
 
-    Exact properties: swapping a and b mirrors the interval; the order of the questions does not matter.
-    When all N differences are one value c the bootstrap would answer with certainty. Then the interval allows a share
-    u = 1 - 0.025^(1/N) of questions (the largest share of which N draws would show none) to differ by as much as scores
-    can: [c - u(1+c), c + u(1-c)].
+    variance: of the questions' values (divisor n). largest: what it would be were each question all or nothing; their
+    ratio is the design effect. Few questions that are neither all right nor all wrong tell little of it: it is averaged
+    with 1, the most it can be, with weights `informative` (Kish's number of questions that make up the rarer outcome,
+    (sum x)^2 / sum x^2) and AGREEING_QUESTIONS. The trials are reduced by (z / t)^2, t being Student's quantile at n-1
+    degrees of freedom, as the design effect is an estimate (Korn and Graubard 1998); they are never fewer than n, and n
+    where all questions are alike.
     """
-    return paired_differences([np.asarray(a_N, dtype=float) - np.asarray(b_N, dtype=float)], resamples, seed)[0]
+    variance, largest, weight = (np.asarray(value, dtype=float) for value in (variance, largest, informative))
+    spread = variance > 1e-14  # questions that are all alike tell nothing of how much questions differ
+    if n < 2 or not spread.any():
+        return np.full(np.shape(variance), float(n))
+    effect = np.where(spread, variance, 1.0) / np.where(spread, largest, 1.0) * n / (n - 1)
+    effect = (weight * effect + AGREEING_QUESTIONS) / (weight + AGREEING_QUESTIONS)
+    return np.where(spread, np.maximum(n / effect * (Z / t_quantile(n - 1)) ** 2, n), n)
 
 
-def paired_differences(differences: list[Array], resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
-    """`paired_difference` of many comparisons, each given as its differences by question; faster than one by one."""
-    canonical = [_canonical(np.asarray(difference_N, dtype=float)) for difference_N in differences]
-    out = [_constant(*one) for one in canonical]
-    for n in sorted({len(values_N) for values_N, _, _ in canonical}):
-        todo = [k for k, one in enumerate(canonical) if len(one[0]) == n and out[k] is None]
-        if not todo:
-            continue
-        sums_BK = resampled_sums(np.stack([canonical[k][0] for k in todo], axis=1), resamples, seed)
-        for k, ends in zip(todo, np.quantile(sums_BK / n, [TAIL, 1 - TAIL], axis=0).T, strict=True):
-            out[k] = _interval(canonical[k], round(float(ends[0]), 12), round(float(ends[1]), 12))
-    return [one for one in out if one is not None]
+# Student's t below 10 degrees of freedom, where the series of `t_quantile` is short of three digits or more.
+_T_OF_FEW = (12.7062047, 4.3026527, 3.1824463, 2.7764451, 2.5705818, 2.4469119, 2.3646243, 2.3060041, 2.2621572)
 
 
-def _interval(canonical: tuple[Array, int, bool], low: float, high: float) -> Interval:
-    """The interval of the differences from that of their canonical form."""
-    values_N, sign, symmetric = canonical
-    if symmetric:
-        low, high = -(high - low) / 2, (high - low) / 2
-    low, high = (low, high) if sign > 0 else (-high, -low)
-    return Interval(sign * float(values_N.mean()) + 0.0, low + 0.0, high + 0.0, len(values_N))  # no minus before a zero
-
-
-def _constant(values_N: Array, sign: int, _: bool) -> Interval | None:
-    """The interval where there are no differences, or where they are all the same."""
-    n = len(values_N)
-    if n == 0:
-        return nothing()
-    if values_N[-1] - values_N[0] >= 1e-12:
-        return None
-    mean, share = sign * float(values_N.mean()) + 0.0, 1 - TAIL ** (1 / n)
-    return Interval(mean, mean - share * (1 + mean), mean + share * (1 - mean), n)
-
-
-def _canonical(difference_N: Array) -> tuple[Array, int, bool]:
-    """The differences sorted, mirrored if that comes first in order; the sign that undoes it; whether both agree."""
-    forward, mirrored = np.sort(difference_N), np.sort(-difference_N)
-    unlike = np.flatnonzero(forward != mirrored)
-    if len(unlike) == 0:
-        return forward, 1, True
-    return (forward, 1, False) if forward[unlike[0]] < mirrored[unlike[0]] else (mirrored, -1, False)
+def t_quantile(df: int) -> float:
+    """The 97.5 % point of Student's t to 5 digits (from 10 degrees of freedom: Abramowitz and Stegun, 26.7.5)."""
+    if df < 1:
+        raise ValueError(f"Student's t needs at least 1 degree of freedom, not {df}")
+    if df <= len(_T_OF_FEW):
+        return _T_OF_FEW[df - 1]
+    series = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96, (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
+    return Z + sum(term / df**power for power, term in enumerate(series, 1))
 
 
 def ratio_interval(
@@ -144,7 +129,7 @@ def ratio_interval(
         return Interval(mean, math.nan, math.nan, n)
     if n > PRIOR_GROUPS:
         pairs_N2 = _pooled(pairs_N2, np.random.default_rng(seed).permutation(n) % PRIOR_GROUPS)
-    sums_B2 = resampled_sums(pairs_N2, PRIOR_RESAMPLES, seed)
+    sums_B2 = _resampled_sums(pairs_N2, PRIOR_RESAMPLES, seed)
     low, high = np.quantile(sums_B2[:, 0] / sums_B2[:, 1], [TAIL, 1 - TAIL])
     return Interval(mean, min(float(low), mean), max(float(high), mean), n)
 
@@ -154,10 +139,10 @@ def _pooled(pairs_N2: Array, group_N: NDArray[np.int64]) -> Array:
     return np.stack([np.bincount(group_N, weights=pairs_N2[:, k]) for k in (0, 1)], axis=1)
 
 
-def resampled_sums(values_NK: Array, resamples: int, seed: int) -> Array:
+def _resampled_sums(values_NK: Array, resamples: int, seed: int) -> Array:
     """Sums over N draws with replacement of the rows of `values` [N, K], `resamples` times -> [B, K]."""
     n = len(values_NK)
-    if n * resamples <= 2 * _CHUNK:
+    if n * resamples <= _CHUNK:
         return _draws(n, resamples, seed) @ values_NK
     step = max(1, _CHUNK // n)
     rng = np.random.default_rng(seed)
@@ -165,9 +150,9 @@ def resampled_sums(values_NK: Array, resamples: int, seed: int) -> Array:
     return np.concatenate(parts)
 
 
-@lru_cache(maxsize=2)  # of 64 MB at most
+@lru_cache(maxsize=1)  # of 32 MB at most
 def _draws(n: int, resamples: int, seed: int) -> Array:
-    # Comparisons on the same number of questions share their draws, which takes longer than the rest.
+    # The priors of a sweep have equally many units: they share their draws, which take much longer than the rest.
     return _draw(np.random.default_rng(seed), n, resamples).astype(float)
 
 
@@ -191,3 +176,11 @@ def region(prior: float) -> str:
     if math.isnan(prior):
         return ""
     return "MW" if prior <= REGION_EDGES[0] else "MS" if prior >= REGION_EDGES[1] else "MI"
+
+
+PAPER_REGIONS = {"math": "MS", "medical": "MI", "figfont": "MW"}  # the paper's own rule (Section 4.1): by domain alone
+
+
+def region_paper(domain: str) -> str:
+    """MW, MI or MS as the paper assigns its three domains, whatever the prior strength; '' for any other domain."""
+    return PAPER_REGIONS.get(domain, "")
