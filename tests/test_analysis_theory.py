@@ -167,7 +167,7 @@ def crosses_nothing(objective: Objective, model: BaseModel) -> bool:
 
 
 @given(objectives, base_models(), NOISES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_simulated_rate_matches_the_analytic_one(objective: Objective, model: BaseModel, noise: float) -> None:
     assume(crosses_nothing(objective, model))
     analytic = initial_rate(objective, model, noise)
@@ -267,8 +267,8 @@ def test_the_order_is_as_the_theorem_says_wherever_its_conditions_hold() -> None
     met = {"strong": 0, "weak": 0}
     for first, second in PAIRS:
         f1, f2 = MAIN[first], MAIN[second]
-        for share in (0.0, 0.3, 0.6, 0.85, 0.95, 1.0):
-            model = tempered(strong(30), share)
+        for share in (0.0, 0.5, 0.9, 1.0):
+            model = tempered(strong(12), share)
             clean, noisy = simulated_order(f1, f2, model)
             for noise in np.linspace(0, 1, 21):
                 difference = (1 - noise) * clean + noise * noisy
@@ -278,7 +278,7 @@ def test_the_order_is_as_the_theorem_says_wherever_its_conditions_hold() -> None
                 if theorem_holds(f1, f2, noise, model, "weak").holds:
                     met["weak"] += 1
                     assert difference <= 1e-10
-    assert met["strong"] >= 50 and met["weak"] == 5 * 20  # at noise 1 a label says less than none
+    assert met["strong"] >= 50 and met["weak"] == 5 * 19  # above noise 11/12 a label says less than none
 
 
 def test_below_the_noise_bound_the_order_is_the_other_one() -> None:
