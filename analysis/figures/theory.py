@@ -305,8 +305,8 @@ def _beside_note(rows: pd.DataFrame, objective: str) -> str:
     text += "theorem's conditions on prior and noise hold. Strongest and weakest point by prior strength. "
     known = rows[rows["n"] > 0]
     if len(known):
-        text += f"Measured: {decoding_name(known).lower().replace('t=', 'T=')}; {counts(known)}; bars: 95 % bootstrap "
-        text += "interval paired by question. "
+        text += f"Measured: {decoding_name(known).lower().replace('t=', 'T=')}; {counts(known)}; bars: 95 % interval "
+        text += "of the difference paired by question. "
     lost = rows[rows["n"] == 0].groupby(["end", "noise_kind"], sort=False)["noise_rate"]
     if len(lost):
         named = [f"{_POINTS[str(end)]}, {kind} {', '.join(f'{r:g}' for r in rates)}" for (end, kind), rates in lost]
