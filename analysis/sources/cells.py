@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from analysis.sources.files import check_version
 from analysis.sources.reading import Reader
 from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.store.layout import Layout, SweepFiles
@@ -52,7 +54,10 @@ def find_sweep(layout: Layout, sweep: str | None) -> SweepFiles:
     return layout.sweep(sweep)
 
 
-def read_manifests(files: SweepFiles, launch: int | None, every_launch: bool) -> list[dict[str, Any]]:
+def read_manifests(
+    files: SweepFiles, launch: int | None, every_launch: bool
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """The manifests that were asked for, and their paths."""
     numbers = files.launches()
     if not numbers:
         raise UsageError(f"sweep {files.name} has no launch yet")
@@ -65,7 +70,15 @@ def read_manifests(files: SweepFiles, launch: int | None, every_launch: bool) ->
             raise StoreError(
                 f"{files.manifest(number)} is not a manifest; `bll launch sweep={files.name}` writes a new one"
             )
-    return manifests
+        check_version(files.manifest(number), manifest)
+    return manifests, [files.manifest(number) for number in wanted]
+
+
+def jobs_of(manifests: list[dict[str, Any]]) -> list[str]:
+    """The ids of all jobs of the manifests' cells, sorted."""
+    cells = [data for manifest in manifests for data in manifest["cells"] if isinstance(data, dict)]
+    jobs = [cell["jobs"].values() for cell in cells if isinstance(cell.get("jobs"), dict)]
+    return sorted({str(job) for of_cell in jobs for job in of_cell if job})
 
 
 def distinct_cells(manifests: list[dict[str, Any]]) -> tuple[list[ManifestCell], list[str]]:
@@ -77,14 +90,7 @@ def distinct_cells(manifests: list[dict[str, Any]]) -> tuple[list[ManifestCell],
     found: dict[tuple[str, str], ManifestCell] = {}
     for manifest in manifests:
         for data in manifest["cells"]:
-            cell = ManifestCell(
-                dict(data["labels"]),
-                list(data["overrides"]),
-                data["jobs"],
-                manifest["launch"],
-                data["primary"],
-                list(data.get("graders", [])),
-            )
+            cell = _read_cell(data, manifest)
             suffix = _objective_suffix(cell)
             if suffix:
                 cell.labels["objective"] = f"{cell.labels['objective']}({suffix})"
@@ -106,6 +112,28 @@ def distinct_cells(manifests: list[dict[str, Any]]) -> tuple[list[ManifestCell],
                 cell.variant = ", ".join(filter(None, [cell.variant, f"as of launch {cell.launch}"]))
     _name_recipes(cells)
     return cells, shared
+
+
+def _read_cell(data: Any, manifest: dict[str, Any]) -> ManifestCell:
+    try:
+        cell = ManifestCell(
+            dict(data["labels"]),
+            list(data["overrides"]),
+            dict(data["jobs"]),
+            int(manifest["launch"]),
+            data["primary"],
+            list(data.get("graders", [])),
+        )
+        lacking = [axis for axis in AXES if axis not in cell.labels]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        lacking = [str(error)]
+    if lacking:
+        where = f"launch {manifest.get('launch')} of sweep {manifest.get('sweep')}"
+        raise StoreError(
+            f"a cell in the manifest of {where} lacks {', '.join(lacking)}: another version of bll-sweeps wrote it, or "
+            "it is damaged; `bll launch` writes a new one"
+        )
+    return cell
 
 
 def _name(cell: ManifestCell) -> str:
@@ -177,13 +205,22 @@ def spread_decodings(cells: list[ManifestCell], reader: Reader) -> None:
     """
     known: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for cell in cells:
-        spec = reader.spec(cell.job("evaluate"))
-        if spec:
-            benchmark = spec["job"]["benchmark"]
-            names = sorted(benchmark["decodings"], key=lambda name: (name != cell.primary, name))
-            cell.decodings = {name: {**benchmark["decodings"][name], "primary": name == cell.primary} for name in names}
+        decodings = _decodings(cell.job("evaluate"), reader)
+        if decodings:
+            names = sorted(decodings, key=lambda name: (name != cell.primary, name))
+            cell.decodings = {name: {**decodings[name], "primary": name == cell.primary} for name in names}
             known.setdefault((cell.labels["benchmark"], ""), cell.decodings)
             known.setdefault((cell.labels["domain"], cell.primary), cell.decodings)
     for cell in cells:
         alike = known.get((cell.labels["benchmark"], "")) or known.get((cell.labels["domain"], cell.primary))
         cell.decodings = cell.decodings or alike or {"": {"primary": True}}
+
+
+def _decodings(job_id: str, reader: Reader) -> dict[str, dict[str, Any]]:
+    """The decodings of an evaluation by name, as its spec has them; {} where there is no spec that tells them."""
+
+    def read() -> dict[str, dict[str, Any]] | None:
+        spec = reader.spec(job_id)
+        return None if spec is None else {n: dict(d) for n, d in spec["job"]["benchmark"]["decodings"].items()}
+
+    return reader.once("decodings", job_id, read) or {}

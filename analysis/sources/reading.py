@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
+from analysis.sources.files import Files
+from analysis.sources.scores import Block, Key, ScoreFiles, Told, Wanted, slowly
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Layout
-from bll_sweeps.store.records import Record, file_sha256, is_done, read_json, read_record
+from bll_sweeps.store.records import Record, file_sha256, is_done, read_json
 
 T = TypeVar("T")
 
@@ -21,26 +27,65 @@ class _Graded(NamedTuple):
     """Scores by one grader (`<name>-v<version>`). path, sha256: of later scores; of the job's own its record tells."""
 
     id: str
-    metrics: dict[str, dict[str, Any]]
+    metrics: Told
     path: Path | None = None
     sha256: str = ""
 
 
+@dataclass
+class Kept:
+    """What an earlier load read of jobs that have not changed since: small files (job -> name -> text), scores of
+    evaluations, tables of metrics and sequences by job.
+    """
+
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    blocks: dict[Key, Block] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+
 GENERATIONS = "generations.jsonl.gz"  # an evaluation's output that later scores are made from
-
-
-# The record holds the same mean as its rows; a greater difference means that one of them is not what was written.
-SCORE_TOLERANCE = 1e-4
-PRIOR_TOLERANCE = 1e-3
+PRIOR_TOLERANCE = 1e-3  # between the mean p of a record and of its rows
+_TABLES = {"prior": "sequences.jsonl", "train": "metrics.jsonl", "pretrain": "metrics.jsonl"}
 
 
 class Reader:
-    """One store, read once: every answer is remembered, every problem is told once."""
+    """One store, read once: every answer is remembered, every problem is told once. `close` ends its threads.
 
-    def __init__(self, layout: Layout):
+    damaged: the jobs with problems, of which nothing is kept.
+    """
+
+    def __init__(self, layout: Layout, kept: Kept | None = None):
         self.layout = layout
+        self.kept = kept or Kept()
+        self.files = Files(layout, self.kept.texts)
         self.problems: list[str] = []
+        self.damaged: set[str] = set()
         self._known: dict[tuple[str, str], Any] = {}
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
+        self._scores = ScoreFiles(self._pool)
+        self._tables: dict[str, Future[pd.DataFrame | None]] = {}
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def read_ahead(self, job_ids: Iterable[str]) -> None:
+        """Has the big files of these jobs read and parsed while the caller goes on."""
+        for job_id in dict.fromkeys(job_ids):
+            record = self.record(job_id) if job_id and not self.files.unchanged(job_id) else None
+            if record is None or self._pruned(record):
+                continue
+            name = _TABLES.get(job_id.rpartition("-")[0])
+            digest = record.outputs.get(name or "")
+            if name and digest:
+                path = record.attempt.output(name)
+                self._tables[job_id] = self._pool.submit(_rows_table, path, digest["bytes"], digest["sha256"])
+            for grader in self.graders(job_id) if name is None else ():
+                chosen = self._graded(job_id, grader)
+                if chosen is not None and (wanted := _wanted(record, chosen)) is not None:
+                    self._scores.want(wanted)
+
+    def _pruned(self, record: Record) -> bool:
+        return self.files.text(record.job.id, f"{record.attempt.folder.name}/{record.attempt.pruned.name}") is not None
 
     def once(self, what: str, job_id: str, read: Callable[[], T | None]) -> T | None:
         """`read()`, called once per job; None and a named problem if what it reads is damaged."""
@@ -50,12 +95,17 @@ class Reader:
                 self._known[key] = read()
             except StoreError as error:
                 self._problem(key, str(error))
-            except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except KeyError as error:
+                path = self.files.job(job_id).folder
+                told = f"{what} of {job_id} lacks {error}: another version of bll-sweeps wrote it, or it is damaged"
+                self._problem(key, f"{told} (in {path})")
+            except (OSError, TypeError, ValueError, AttributeError, IndexError) as error:
                 self._problem(key, f"{what} of {job_id} cannot be read ({type(error).__name__}: {error})")
         return self._known[key]
 
     def _problem(self, key: tuple[str, str], text: str) -> None:
         self._known[key] = None
+        self.damaged.add(key[1])
         if text not in self.problems:
             self.problems.append(text)
 
@@ -63,10 +113,12 @@ class Reader:
         """The job's frozen spec.json, None if there is none."""
 
         def read() -> dict[str, Any] | None:
-            path = self.layout.job(job_id).spec
-            if not path.exists():
+            if not job_id:
                 return None
-            data = read_json(path)
+            path = self.files.job(job_id).spec
+            data = self.files.json(job_id, path.name)
+            if data is None:
+                return None
             if data["id"] != job_id or not isinstance(data["job"], dict):
                 raise StoreError(f"{path} is not the spec of {job_id}; `bll retry` runs its job again")
             return data
@@ -75,24 +127,30 @@ class Reader:
 
     def record(self, job_id: str) -> Record | None:
         """The job's record, None if it is not done or damaged."""
-        return self.once("record", job_id, lambda: read_record(self.layout.job(job_id)))
+        return self.once("record", job_id, lambda: self.files.record(job_id))
 
-    def scores(self, job_id: str, grader: str = "") -> dict[str, pd.DataFrame] | None:
-        """Per decoding: a table indexed by question with `score` (mean over samples) and `samples`, by the newest
-        version of the grader of that name; '': the one that the evaluation was launched with.
+    def scores(self, job_id: str, grader: str = "") -> dict[str, Block] | None:
+        """Scores by question per decoding, by the newest version of the grader of that name; '': the one that the
+        evaluation was launched with.
         """
 
-        def read() -> dict[str, pd.DataFrame] | None:
+        def read() -> dict[str, Block] | None:
             record = self.record(job_id)
             if record is None:
                 return None
             chosen = self._graded(job_id, grader)
             if chosen is None:
                 raise StoreError(f"{job_id} has no scores by {grader}; `bll regrade` makes them")
+            kept = {name: self.kept.blocks.get((job_id, name, chosen.id)) for name in chosen.metrics}
+            whole = {name: block for name, block in kept.items() if block is not None}
+            if self.files.unchanged(job_id) and len(whole) == len(chosen.metrics):
+                return whole
+            found = self._scores.get(chosen.path or record.attempt.output(f"scores.{chosen.id}.jsonl"))
+            if found is not None:
+                return found
             if chosen.path is not None:
                 _check_later(chosen.path, chosen.sha256)
-            path = chosen.path or record.output(f"scores.{chosen.id}.jsonl")
-            return _scores(path, _rows(path), chosen.metrics)
+            return slowly(chosen.path or record.output(f"scores.{chosen.id}.jsonl"), chosen.metrics)
 
         return self.once(f"scores ({grader})" if grader else "scores", job_id, read)
 
@@ -149,7 +207,7 @@ class Reader:
             own = str(record.result["grader"])
             by_id = record.result.get("graders") or {record.result["grader"]: record.result["metrics"]}
             found = [_Graded(name, by_id[name]) for name in sorted(by_id, key=lambda name: (name != own, name))]
-            later = [self._later(record, path) for path in self.layout.job(job_id).later_scores()]
+            later = [self._later(record, path) for path in self.files.later_scores(job_id)]
             return [*found, *(graded for graded in later if graded is not None)]
 
         return self.once("graders", job_id, read) or []
@@ -159,8 +217,10 @@ class Reader:
 
         def read() -> _Graded | None:
             try:
-                summary = read_json(summary_path)
-            except StoreError:
+                summary = self.files.json(record.job.id, f"scores/{summary_path.name}")
+            except StoreError as error:
+                if "version=" in str(error):
+                    raise
                 raise StoreError(f"{summary_path} is corrupt or truncated; `bll regrade` makes it again") from None
             digest = record.outputs.get(GENERATIONS, {}).get("sha256")
             if digest is None or summary.get("generations") != digest:
@@ -189,8 +249,9 @@ class Reader:
             record = self.record(job_id)
             if record is None:
                 return None
-            path = record.output("sequences.jsonl")
-            table = pd.DataFrame(_rows(path))
+            path, table = self._table(record)
+            if self.files.unchanged(job_id):
+                return table
             for which, sums, tokens in PRIORS:
                 mean = float(table[sums].sum()) / float(table[tokens].sum())
                 told = record.result[which]["mean_p"]
@@ -210,22 +271,42 @@ class Reader:
             if record is None:
                 return None
             # `objective` names the objective everywhere else in the tables.
-            return pd.DataFrame(_rows(record.output("metrics.jsonl"))).rename(columns={"objective": "loss"})
+            return self._table(record)[1].rename(columns={"objective": "loss"})
 
         return self.once("metrics", job_id, read)
+
+    def _table(self, record: Record) -> tuple[Path, pd.DataFrame]:
+        """A job's big table, as it was kept, as a thread has read it, or where neither is so: read now."""
+        job_id = record.job.id
+        name = _TABLES[job_id.rpartition("-")[0]]
+        table = self.kept.tables.get(job_id)
+        if table is None and job_id in self._tables:
+            table = self._tables.pop(job_id).result()
+        if table is None:
+            table = pd.DataFrame(_rows(record.output(name).read_bytes()))
+        return record.attempt.output(name), table
 
     def provenance(self, job_id: str) -> dict[str, Any] | None:
         """attempt.json of the attempt that finished the job."""
 
         def read() -> dict[str, Any] | None:
             record = self.record(job_id)
-            return None if record is None else dict(record.provenance())
+            if record is None:
+                return None
+            attempt = record.attempt
+            data = self.files.json(job_id, f"{attempt.folder.name}/{attempt.provenance.name}")
+            if data is None:
+                raise StoreError(f"{attempt.provenance} is missing: nothing tells who made the record, and when")
+            return dict(data)
 
         return self.once("provenance", job_id, read)
 
     def not_done(self, job_id: str) -> str:
         """Why a job has no usable record, in a few words; '' if it has one."""
-        job = self.layout.job(job_id)
+        return self.once("state", job_id, lambda: self._not_done(job_id)) or ""
+
+    def _not_done(self, job_id: str) -> str:
+        job = self.files.job(job_id)
         if is_done(job):
             return "" if self.record(job_id) is not None else f"{job_id} has a damaged record"
         attempts = job.attempts()
@@ -252,9 +333,42 @@ def _check_later(path: Path, sha256: str) -> None:
         )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _wanted(record: Record, chosen: _Graded) -> Wanted | None:
+    """The file of these scores; None where the record does not name it."""
+    if chosen.path is not None:
+        return Wanted(chosen.path, None, chosen.sha256, chosen.metrics)
+    name = f"scores.{chosen.id}.jsonl"
+    digest = record.outputs.get(name)
+    if digest is None:
+        return None
+    return Wanted(record.attempt.output(name), digest["bytes"], digest["sha256"], chosen.metrics)
+
+
+def _rows_table(path: Path, size: int, sha256: str) -> pd.DataFrame | None:
+    """A table of JSON lines as its digest says; None where the slow way has to say what is wrong with it."""
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    try:
+        options = arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+        table = arrow_json.read_json(pa.BufferReader(data), read_options=options)
+    except pa.ArrowException:
+        return None
+    plain = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
+    if not all(any(is_plain(kind) for is_plain in plain) for kind in table.schema.types):
+        return None  # such as texts that were taken for dates
+    return table.to_pandas()
+
+
+def _rows(data: bytes) -> list[dict[str, Any]]:
     # One call for the whole file: three times faster than a call a line, and its digest has been checked.
-    return list(json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]"))
+    return list(json.loads(f"[{','.join(data.decode().splitlines())}]"))
 
 
 def _failure(path: Path) -> str:
@@ -268,30 +382,3 @@ def _failure(path: Path) -> str:
         else ""
     )
     return f": {text.splitlines()[0][:200]}" if text else ""
-
-
-def _scores(path: Path, rows: list[dict[str, Any]], told: dict[str, dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    out: dict[str, pd.DataFrame] = {}
-    for decoding, metrics in told.items():
-        values = [[float(score) for score in row[decoding]] for row in rows]
-        if not values or not all(values):
-            raise StoreError(f"{path} has a question without scores ({decoding}); `bll retry` runs its job again")
-        table = pd.DataFrame(
-            {"score": [math.fsum(v) / len(v) for v in values], "samples": [len(v) for v in values]},
-            index=pd.Index([str(row["question"]) for row in rows], name="question"),
-        )
-        if not table.index.is_unique:
-            raise StoreError(f"{path} has a question twice; `bll retry` runs its job again")
-        if not table["score"].between(0, 1).all():
-            raise StoreError(
-                f"{path} has a score outside [0, 1] ({decoding}): its grader is at fault; mend it, raise its VERSION "
-                "and launch again with --rerun-stale"
-            )
-        mean = float(table["score"].mean())
-        if not abs(mean - metrics["mean"]) <= SCORE_TOLERANCE or len(table) != metrics["questions"]:
-            raise StoreError(
-                f"{path} has {len(table)} questions with mean {mean:.6f} ({decoding}), its record "
-                f"{metrics['questions']} with {metrics['mean']}; `bll retry` runs its job again"
-            )
-        out[decoding] = table
-    return out

@@ -7,10 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-
 from analysis.sources.cells import AXES, ManifestCell
 from analysis.sources.reading import PRIORS, Reader, number_of
+from analysis.sources.scores import Block
 from analysis.statistics.intervals import mean_interval, ratio_interval, region
 from bll_sweeps.grid.axes import Objective, canonical_json
 
@@ -112,10 +111,10 @@ def _blame(cell: ManifestCell, reader: Reader) -> list[str]:
     return list(wanting.values())
 
 
-def _fill(row: Row, table: pd.DataFrame, grader: str, reader: Reader) -> None:
+def _fill(row: Row, scores: Block, grader: str, reader: Reader) -> None:
     """The scores of a decoding by one grader, and what else its record tells of it (evaluation/scores.py)."""
-    row.state, row.questions, row.samples = "done", len(table), int(table["samples"].min())
-    interval = mean_interval(table["score"].to_numpy(dtype=float), row.samples)
+    row.state, row.questions, row.samples = "done", len(scores.score), int(scores.samples.min())
+    interval = mean_interval(scores.score, row.samples)
     row.mean, row.low, row.high = interval.mean, interval.low, interval.high
     row.engine, row.grader = reader.engine(row.evaluate), reader.grader(row.evaluate, grader)
     row.seen_in_training = reader.seen_in_training(row.evaluate)
@@ -133,7 +132,11 @@ def _task_of(cell: ManifestCell, reader: Reader) -> dict[str, Any]:
     The prior's spec is asked first: an evaluation of the base model is shared by all noise rates, and its spec has the
     domain of whichever cell was launched first.
     """
-    spec = reader.spec(cell.job("prior")) or reader.spec(cell.job("train")) or reader.spec(cell.job("evaluate"))
+    job = next((cell.job(kind) for kind in ("prior", "train", "evaluate") if reader.spec(cell.job(kind))), "")
+    return reader.once("task", job, lambda: _task(reader.spec(job))) or {}
+
+
+def _task(spec: dict[str, Any] | None) -> dict[str, Any]:
     if spec is None:
         return {}
     domain, backbone = spec["job"]["domain"], spec["job"]["backbone"]

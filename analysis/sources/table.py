@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +17,16 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.sources.cells import ManifestCell, distinct_cells, find_sweep, read_manifests, spread_decodings
+from analysis.sources import cache
+from analysis.sources.cells import ManifestCell, distinct_cells, find_sweep, jobs_of, read_manifests, spread_decodings
 from analysis.sources.limits import limits
-from analysis.sources.reading import Reader
+from analysis.sources.priors import priors_table
+from analysis.sources.reading import Kept, Reader
 from analysis.sources.rows import KINDS, Row, cell_rows
+from analysis.sources.scores import Block, Key, Scores
 from bll_sweeps.store.layout import Layout
+
+log = logging.getLogger("bll")
 
 # A place on the continuum: prior strength is of the backbone and the domain's training set (in one variant of it).
 PLACE = ["backbone", "domain", "variant"]
@@ -35,7 +42,9 @@ class Results:
 
     cells: one row per cell and decoding (columns: those of `rows.Row`), scored by the benchmark's first grader.
     `point` names backbone and domain, `label` backbone and benchmark. curves: training curves, a row per logged step
-    and train job. sequences: the prior's rows per training sequence. provenance: one row per finished job.
+    and train job. sequences: the prior's rows per training sequence. priors: prior strength with its interval, its
+    quantiles and histogram (priors.py). provenance: one row per finished job. scores: by question, per (evaluate id,
+    decoding, grader).
     problems: damaged records and outputs, by name (their cells count as missing), and scores of unlike graders
     or engines.
     """
@@ -49,13 +58,16 @@ class Results:
     provenance: pd.DataFrame
     formulas: dict[str, str]  # objective -> how f(p) is written, as a loss: "−log p"
     problems: list[str]
-    scores: dict[tuple[str, str, str], pd.DataFrame]  # (evaluate id, decoding, grader) -> question -> score, samples
+    scores: Mapping[Key, pd.DataFrame]
     other_graders: pd.DataFrame = field(default_factory=pd.DataFrame)  # rows as in `cells`, by a benchmark's others
     shared: list[str] = field(default_factory=list)  # overrides of all cells, which no variant names
+    priors: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def questions(self) -> pd.DataFrame:
         """One row per evaluate job, decoding and question: `score` is the mean over `samples` generations."""
+        if isinstance(self.scores, Scores):
+            return self.scores.table()[["evaluate", "decoding", "question", "score", "samples"]]
         tables = [t.reset_index().assign(evaluate=job, decoding=d) for (job, d, _), t in self.scores.items()]
         columns = ["evaluate", "decoding", "question", "score", "samples"]
         return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
@@ -81,32 +93,136 @@ class Results:
 def load(root: Path, sweep: str | None = None, launch: int | None = None, every_launch: bool = False) -> Results:
     """Tables of one launch of a sweep (by default the last launch of the sweep launched last), or of all its launches.
 
+    What is read is kept in the run root, so that the next load reads only what changed (analysis/sources/cache.py; it
+    says what a later load does not check again).
+
     Raises UsageError for a sweep or launch that is not there, StoreError for a damaged manifest.
     """
-    files = find_sweep(Layout(root), sweep)
-    reader = Reader(Layout(root))
-    manifests = read_manifests(files, launch, every_launch)
+    layout = Layout(root)
+    files = find_sweep(layout, sweep)
+    manifests, paths = read_manifests(files, launch, every_launch)
+    stamps = {job: cache.job_stamp(layout.job(job).folder) for job in jobs_of(manifests)}
+    key = cache.snapshot_key(layout, paths, stamps, every_launch)
+    found = cache.find(layout, files.name, key)
+    if found is not None:
+        try:
+            return _restored(found, root, files.name)
+        except cache.DamagedError as error:
+            log.info("the analysis reads records again: %s", error)
+    reader = Reader(layout, _kept(cache.latest(layout, files.name), stamps))
+    try:
+        results = _read(reader, root, files.name, manifests)
+        _keep(results, reader, key, stamps)
+    finally:
+        reader.close()
+    return results
+
+
+def _read(reader: Reader, root: Path, sweep: str, manifests: list[dict[str, Any]]) -> Results:
     cells, shared = distinct_cells(manifests)
+    # Curves and sequences come first, since their threads are done with them soonest.
+    reader.read_ahead(cell.job(kind) for kind in KINDS for cell in cells)
     spread_decodings(cells, reader)
     every = _frame([row for cell in cells for row in cell_rows(cell, reader)])
     primary = every["primary_grader"].astype(bool)
     table = every[primary].reset_index(drop=True)
-    trains = _distinct(table["train"])
     ids = {kind: _distinct(table[kind]) for kind in KINDS}
+    curves = _stack([(job, reader.metrics(job)) for job in ids["train"]], "train")
+    sequences = _stack([(job, reader.sequences(job)) for job in ids["prior"]], "prior")
+    priors = priors_table(table, reader)
+    provenance, formulas = _provenance([job for kind in ids.values() for job in kind], reader), _formulas(cells, reader)
+    scores = Scores.of(_blocks({(cell.job("evaluate"), cell.grader) for cell in cells}, reader))
     return Results(
         root=root,
-        sweep=files.name,
+        sweep=sweep,
         launches=[{k: v for k, v in m.items() if k not in ("cells", "jobs")} for m in manifests],
         cells=table,
-        curves=_stack([(job, reader.metrics(job)) for job in trains], "train"),
-        sequences=_stack([(job, reader.sequences(job)) for job in ids["prior"]], "prior"),
-        provenance=_provenance([job for kind in ids.values() for job in kind], reader),
-        formulas=_formulas(cells, reader),
-        problems=[*reader.problems, *_unlike_graders(table), *_unlike_engines(table)],
-        scores=_scores(cells, reader),
+        curves=curves,
+        sequences=sequences,
+        provenance=provenance,
+        formulas=formulas,
+        problems=[*reader.problems, *_no_cells(cells), *_unlike_graders(table), *_unlike_engines(table)],
+        scores=scores,
         other_graders=every[~primary].reset_index(drop=True),
         shared=shared,
+        priors=priors,
     )
+
+
+# --- what is kept of a load -------------------------------------------------------------------------------------------
+
+_FRAMES = ("cells", "curves", "sequences", "provenance", "other_graders", "priors")
+_META = ("launches", "formulas", "problems", "shared")
+
+
+def _keep(results: Results, reader: Reader, key: str, stamps: dict[str, str]) -> None:
+    """Writes a snapshot. Of jobs without problems that are done it has all that the next load would read."""
+    sound = [job for job in stamps if job in reader.files.texts and job not in reader.damaged]
+    sound = [job for job in sound if reader.record(job) is not None]
+    texts = [(job, name, text) for job in sound for name, text in reader.files.texts[job].items()]
+    assert isinstance(results.scores, Scores)
+    others = {(row["evaluate"], row["grader"]) for row in results.other_graders.to_dict("records")}
+    beside = _blocks({(job, grader.rpartition("-v")[0]) for job, grader in others}, reader)
+    tables = {name: getattr(results, name) for name in _FRAMES}
+    tables |= {"texts": pd.DataFrame(texts, columns=["job", "name", "text"], dtype="str")}
+    tables |= {"stamps": pd.DataFrame([(job, stamps[job]) for job in sound], columns=["job", "stamp"], dtype="str")}
+    for stem, scores in (("", results.scores), ("other_", Scores.of(beside))):
+        tables |= {f"{stem}{name}": table for name, table in scores.parts().items()}
+    meta = {name: getattr(results, name) for name in _META}
+    # Tables of unlike columns do not come out of a common one as they went in.
+    uniform = {
+        "curves": _uniform(reader, results.curves, "train"),
+        "sequences": _uniform(reader, results.sequences, "prior"),
+    }
+    cache.keep(reader.layout, results.sweep, key, {**meta, "uniform": uniform}, tables)
+
+
+def _uniform(reader: Reader, stacked: pd.DataFrame, column: str) -> bool:
+    read = reader.metrics if column == "train" else reader.sequences
+    tables = [table for job in _distinct(stacked[column].drop_duplicates()) if (table := read(job)) is not None]
+    return all(table.dtypes.equals(tables[0].dtypes) for table in tables)
+
+
+def _restored(snapshot: cache.Snapshot, root: Path, sweep: str) -> Results:
+    told: dict[str, Any] = {name: snapshot.meta[name] for name in _META}
+    told |= {name: snapshot.table(name) for name in _FRAMES}
+    return Results(root=root, sweep=sweep, scores=_scores_of(snapshot, ""), **told)
+
+
+def _scores_of(snapshot: cache.Snapshot, stem: str) -> Scores:
+    return Scores.from_parts({name: snapshot.table(f"{stem}{name}") for name in ("blocks", "columns", "names")})
+
+
+def _kept(snapshot: cache.Snapshot | None, stamps: dict[str, str]) -> Kept:
+    """What a snapshot tells of the jobs whose stamps are those that it was made by."""
+    kept = Kept()
+    if snapshot is None:
+        return kept
+    try:
+        known = snapshot.table("stamps")
+        same = {job for job, stamp in zip(known["job"], known["stamp"], strict=True) if stamps.get(job) == stamp}
+        texts = snapshot.table("texts")
+        for job, name, text in texts[texts["job"].isin(same)].itertuples(index=False):
+            kept.texts.setdefault(job, {})[name] = text
+        for scores in (_scores_of(snapshot, ""), _scores_of(snapshot, "other_")):
+            kept.blocks |= {key: scores.block(key) for key in scores if key[0] in same}
+        for name, column, read in (("curves", "train", {"loss": "objective"}), ("sequences", "prior", {})):
+            if snapshot.meta["uniform"][name]:
+                table = snapshot.table(name).rename(columns=read)
+                for job, rows in table.groupby(column, sort=False):
+                    if job in same:
+                        kept.tables[str(job)] = rows.drop(columns=column).reset_index(drop=True)
+    except cache.DamagedError as error:
+        log.info("the analysis reads records again: %s", error)
+        return Kept()
+    return kept
+
+
+# --- problems of a whole sweep ----------------------------------------------------------------------------------------
+
+
+def _no_cells(cells: list[ManifestCell]) -> list[str]:
+    return [] if cells else ["the manifest names no cell: this launch was of an empty grid, there is nothing to show"]
 
 
 def _unlike_graders(table: pd.DataFrame) -> list[str]:
@@ -143,7 +259,7 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
     """The rows with their names; what only some graders tell stands in the last columns, as far as any row has it."""
     columns = [f.name for f in dataclasses.fields(Row) if f.name != "told"]
     more = sorted({key for row in rows for key in row.told}, key=lambda key: (key[:4] != "pass", len(key), key))
-    table = pd.DataFrame([{**dataclasses.asdict(row), **row.told} for row in rows], columns=[*columns, *more])
+    table = pd.DataFrame([{**vars(row), **row.told} for row in rows], columns=[*columns, *more])
     if rows:
         table["point"] = table["backbone"] + " · " + table["domain"]
         table["label"] = table["backbone"] + " · " + table["benchmark"]
@@ -154,11 +270,10 @@ def _distinct(ids: pd.Series) -> list[str]:
     return [str(job) for job in dict.fromkeys(ids) if job]
 
 
-def _scores(cells: list[ManifestCell], reader: Reader) -> dict[tuple[str, str, str], pd.DataFrame]:
-    """The scores that stand in `cells`, by question."""
-    by = {(cell.job("evaluate"), cell.grader) for cell in cells}
-    found = {(job, reader.grader(job, grader)): reader.scores(job, grader) for job, grader in sorted(by)}
-    return {(job, name, grader): t for (job, grader), tables in found.items() if tables for name, t in tables.items()}
+def _blocks(graded: set[tuple[str, str]], reader: Reader) -> dict[Key, Block]:
+    """Scores by question of (evaluate id, name of the grader), in order of these."""
+    found = {(job, reader.grader(job, grader)): reader.scores(job, grader) for job, grader in sorted(graded)}
+    return {(job, name, grader): b for (job, grader), blocks in found.items() if blocks for name, b in blocks.items()}
 
 
 def _stack(tables: list[tuple[str, pd.DataFrame | None]], column: str) -> pd.DataFrame:
@@ -190,12 +305,21 @@ def _formulas(cells: list[ManifestCell], reader: Reader) -> dict[str, str]:
     out: dict[str, str] = {}
     for cell in cells:
         name = cell.labels["objective"]
-        spec = reader.spec(cell.job("train")) if cell.job("train") else None
-        if name not in out and spec:
-            out[name] = formula(spec["job"]["objective"])
-        elif not cell.job("train"):
+        if not cell.job("train"):
             out[name] = "untrained"
+        elif name not in out and (text := _formula_of(cell.job("train"), reader)):
+            out[name] = text
     return out
+
+
+def _formula_of(job: str, reader: Reader) -> str:
+    """'' where no spec tells it."""
+
+    def read() -> str | None:
+        spec = reader.spec(job)
+        return None if spec is None else formula(spec["job"]["objective"])
+
+    return reader.once("formula", job, read) or ""
 
 
 def formula(objective: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@
   prepared/<16 hex>/               a domain's training set as token ids of one tokenizer, for all jobs
   code/<digest>-<uid>/            a snapshot of the code that a user's SLURM jobs run from
   reports/<sweep>/                figures, tables, report.html
+  cache/analysis/<sweep>/<key>/   what the analysis read, as Parquet; may be removed at any time
   trash/                          what is being removed
 """
 
@@ -303,6 +304,10 @@ class Layout:
     def trash(self) -> Path:
         """What is being removed: renamed into it in one step, then deleted."""
         return self.root / "trash"
+
+    def analysis_cache(self, sweep: str) -> Path:
+        """A folder per state of the sweep's records (analysis/sources/cache.py)."""
+        return self.root / "cache" / "analysis" / sweep
 
     def report(self, sweep: str) -> Path:
         return self.root / "reports" / sweep

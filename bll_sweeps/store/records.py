@@ -227,19 +227,24 @@ def read_record(job: JobFiles) -> Record | None:
     """The job's record, None if it is not done, StoreError if what DONE points to is damaged."""
     if not is_done(job):
         return None
-    attempt = _done_attempt(job)
+    attempt = done_attempt(job)
     try:
         data = read_json(attempt.record)
     except FileNotFoundError:
         raise StoreError(
             f"{attempt.record} is missing although {job.done} names it; `bll retry` runs its job again"
         ) from None
+    return as_record(job, attempt, data)
+
+
+def as_record(job: JobFiles, attempt: Attempt, data: Any) -> Record:
+    """What record.json of the attempt holds, as the job's record; StoreError if it is not that."""
     if not isinstance(data, dict) or data.get("id") != job.id or not {"result", "outputs"} <= data.keys():
         raise StoreError(f"{attempt.record} is not the record of {job.id}; `bll retry` runs its job again")
     return Record(job, attempt, data["result"], data["outputs"])
 
 
-def _done_attempt(job: JobFiles) -> Attempt:
+def done_attempt(job: JobFiles) -> Attempt:
     """The attempt DONE points to. In a copy that followed links, DONE is a file: the attempt with the same record."""
     if job.done.is_symlink():
         return Attempt(job.folder / job.done.readlink().parent)

@@ -1,0 +1,120 @@
+"""The small files of jobs (spec, record, provenance, summaries of later scores), each read once: from the disk, or for
+jobs that have not changed since, from what the cache kept of them.
+
+Neither specs nor records name a version of their format: a job's id holds the version of its kind (grid/cell.py), what
+they tell beyond what is asked of them is passed over, and what they lack is named. Where one does name a version, it is
+from a later bll-sweeps than this one and not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bll_sweeps.errors import StoreError
+from bll_sweeps.store.layout import JobFiles, Layout
+from bll_sweeps.store.records import Record, as_record, done_attempt, is_done
+
+VERSION = 1  # of specs, records and manifests
+_DONE = "DONE"  # in `texts`: the name of the attempt that it points to
+Texts = dict[str, dict[str, str]]  # job -> file name within its folder -> text
+
+
+def check_version(path: Path, data: Any) -> None:
+    """StoreError for what a later version of this program wrote."""
+    version = data.get("version", VERSION) if isinstance(data, dict) else VERSION
+    if version != VERSION:
+        raise StoreError(
+            f"{path} has version={version!r}, this bll-sweeps reads version {VERSION} only: it was written by another "
+            "one, and is not used"
+        )
+
+
+class Files:
+    """texts: all that was read so far, and what was kept of the jobs that were asked for."""
+
+    def __init__(self, layout: Layout, kept: Mapping[str, dict[str, str]]):
+        self.layout = layout
+        self.texts: Texts = {}
+        self._kept = kept
+        self._jobs: dict[str, JobFiles] = {}
+
+    def job(self, job_id: str) -> JobFiles:
+        """As Layout.job; made once, since paths take longer to make than files to open."""
+        known = self._jobs.get(job_id)
+        if known is None:
+            known = self._jobs[job_id] = self.layout.job(job_id)
+        return known
+
+    def unchanged(self, job_id: str) -> bool:
+        return job_id in self._kept
+
+    def text(self, job_id: str, name: str) -> str | None:
+        """The text of a job's file, None if it is not there."""
+        if job_id in self._kept:
+            self.texts[job_id] = self._kept[job_id]
+            return self._kept[job_id].get(name)
+        known = self.texts.setdefault(job_id, {})
+        if name not in known:
+            try:
+                known[name] = _read(f"{self.job(job_id).folder}/{name}").decode()
+            except FileNotFoundError:
+                return None
+            except UnicodeDecodeError as error:
+                path = self.job(job_id).folder / name
+                raise StoreError(f"{path} is corrupt ({error}); `bll retry` runs its job again") from None
+        return known[name]
+
+    def json(self, job_id: str, name: str) -> Any:
+        """What the file holds, None if it is not there; StoreError for one that is not whole or of another version."""
+        text = self.text(job_id, name)
+        if text is None:
+            return None
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            path = self.job(job_id).folder / name
+            raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
+        if isinstance(data, dict) and "version" in data:
+            check_version(self.job(job_id).folder / name, data)
+        return data
+
+    def record(self, job_id: str) -> Record | None:
+        """As store.records.read_record."""
+        job = self.job(job_id)
+        name = self._kept.get(job_id, {}).get(_DONE)
+        if name is None:
+            if not is_done(job):
+                return None
+            name = done_attempt(job).folder.name
+            self.texts.setdefault(job_id, {})[_DONE] = name
+        attempt = job.attempt(int(name.rpartition(".")[2]))
+        data = self.json(job_id, f"{name}/{attempt.record.name}")
+        if data is None:
+            raise StoreError(
+                f"{attempt.record} is missing although {job.done} names it; `bll retry` runs its job again"
+            )
+        return as_record(job, attempt, data)
+
+    def later_scores(self, job_id: str) -> list[Path]:
+        """As JobFiles.later_scores; of a finished job only."""
+        job = self.job(job_id)
+        if job_id not in self._kept:
+            return job.later_scores()
+        names = sorted(name for name in self._kept[job_id] if name.startswith("scores/"))
+        return [job.folder / name for name in names]
+
+
+def _read(path: str) -> bytes:
+    """As Path.read_bytes, at half its price: there are tens of thousands of small files."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(descriptor, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
