@@ -22,8 +22,6 @@ Array = NDArray[np.float64]
 
 Z = 1.959963984540054  # the normal distribution's 97.5 % point
 TAIL = 0.025
-# Weight, in questions, of the assumption that all samples of a question agree, against what the scores themselves say.
-AGREEING_QUESTIONS = 0.25
 # There can be as many questions as training rows: above this number they are pooled before they are resampled.
 PRIOR_GROUPS = 2_000
 PRIOR_RESAMPLES = 1_000
@@ -79,8 +77,9 @@ def effective_trials(n: int, variance: ArrayLike, largest: ArrayLike, informativ
 
     variance: of the questions' values (divisor n). largest: what it would be were each question all or nothing; their
     ratio is the design effect. Few questions that are neither all right nor all wrong tell little of it: it is averaged
-    with 1, the most it can be, with weights `informative` (Kish's number of questions that make up the rarer outcome,
-    (sum x)^2 / sum x^2) and AGREEING_QUESTIONS. The trials are reduced by (z / t)^2, t being Student's quantile at n-1
+    with 1, the most it can be, with weights `informative`^2 and 1, where `informative` is Kish's number of questions
+    that make up the rarer outcome, (sum x)^2 / sum x^2. The weights are our choice: by simulation they hold the
+    coverage (bench/results/coverage.md). The trials are reduced by (z / t)^2, t being Student's quantile at n-1
     degrees of freedom, as the design effect is an estimate (Korn and Graubard 1998); they are never fewer than n, and n
     where all questions are alike.
     """
@@ -89,7 +88,7 @@ def effective_trials(n: int, variance: ArrayLike, largest: ArrayLike, informativ
     if n < 2 or not spread.any():
         return np.full(np.shape(variance), float(n))
     effect = np.where(spread, variance, 1.0) / np.where(spread, largest, 1.0) * n / (n - 1)
-    effect = (weight * effect + AGREEING_QUESTIONS) / (weight + AGREEING_QUESTIONS)
+    effect = (weight**2 * effect + 1) / (weight**2 + 1)
     return np.where(spread, np.maximum(n / effect * (Z / t_quantile(n - 1)) ** 2, n), n)
 
 
