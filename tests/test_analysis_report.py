@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.__main__ import main
-from analysis.sources.table import load
+from analysis.report.page import DARK_PAGE, html_page, on_dark, write_report
+from analysis.report.runs import LOG_LINES, last_lines, runs, scrubbed
+from analysis.report.watch import store_state, watch_report
+from analysis.sources.table import Results, load
+from analysis.statistics.continuum import gains, means
 from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.records import write_json
 from tests.analysis_store import OBJECTIVES, StoreBuilder, lab_cells, lab_store
 
 EVIL = "<img src=http://evil/x onerror=alert(1)></script><b>"
@@ -53,7 +62,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = Layout(root).job(cells[0][0].evaluate.id).attempt(1).output("scores.exact-v1.jsonl")
     record.write_text(record.read_text()[:-9])
     out = tmp_path_factory.mktemp("out")
-    assert main(["--source", str(root), "--out", str(out)]) == 0
+    write_report(load(root), out, figures=False)
     return out
 
 
@@ -83,27 +92,34 @@ def test_texts_from_records_are_escaped(page: Page) -> None:
     shown = "".join(page.texts)
     assert f"ValueError: {EVIL}" in shown
     assert f"lab.note={EVIL}" in shown
+    for attrs, text in page.scripts:
+        if attrs.get("type") == "application/json":
+            assert "<" not in text
 
 
 def test_the_charts_are_whole_specifications_with_their_data_inside(page: Page) -> None:
     specs = {attrs["id"]: json.loads(text) for attrs, text in page.scripts if attrs.get("type") == "application/json"}
-    assert set(specs) == {"spec-continuum", "spec-curves"}
-    for spec in specs.values():
-        assert spec["datasets"]
+    charts = {key: spec for key, spec in specs.items() if key.startswith("spec-")}
+    assert set(charts) == {"spec-continuum", "spec-curves"}
+    for spec in charts.values():
+        assert all(spec["datasets"].values())
         assert '"url"' not in json.dumps(spec)
     assert any("window.vegaEmbed" in text for _, text in page.scripts)
 
 
 def test_it_opens_on_the_continuum_and_has_every_section(page: Page) -> None:
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
-    assert sections == ["continuum", "scores", "curves", "cells", "claims", "problems", "provenance"]
+    assert sections == [
+        *("continuum", "scores", "gains", "curves", "cells", "claims", "problems", "runs", "provenance")
+    ]
 
 
 def test_it_tells_missing_cells_problems_n_and_provenance(page: Page) -> None:
     shown = "".join(page.texts)
     assert "4 of 6 cells have scores" in shown
     assert "differs from the digest" in shown
-    assert "n = 20 questions x 8 samples" in shown
+    assert "Mean score [95 %], n = 20 questions" in shown
+    assert any("n = 20 questions x 8 samples" in (attrs.get("data-tip") or "") for _, attrs in page.tags)
     assert "c0de" in shown
     assert "torch 2.13" in shown
     assert "2026-11-23T06:00:00+00:00" in shown
@@ -113,8 +129,11 @@ def test_it_stays_small(report: Path) -> None:
     assert (report / "report.html").stat().st_size < 4_000_000
 
 
-def test_figures_and_tables_lie_beside_it(report: Path) -> None:
-    names = {path.name for path in report.rglob("*") if path.is_file()}
+@pytest.mark.slow
+def test_figures_and_tables_lie_beside_it(tmp_path: Path) -> None:
+    lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "spell"), ("lab-c", "rot")), questions=20)
+    assert main(["--source", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert {"cells.csv", "means.csv", "gains.csv", "continuum-sampled.png", "continuum-sampled.pdf"} <= names
 
 
@@ -124,16 +143,247 @@ def test_warnings_stand_at_the_top_of_the_page(tmp_path: Path) -> None:
     for one, _ in cells:
         builder.finish(one)
     builder.launch(cells)
-    assert main(["--source", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--prior", "as_trained"]) == 0
-    header = (tmp_path / "out" / "report.html").read_text().partition("</header>")[0]
+    page = write_report(load(tmp_path / "runs"), tmp_path / "out", "as_trained", figures=False)
+    header = page.read_text().partition("</header>")[0]
     assert "Warning: training rows were cut to max_length: lab-a · rot (3)." in header
     assert "max_new_tokens: lab-a · rot sampled (up to 50 %)" in header
 
 
-def test_a_sweep_of_which_nothing_has_run_yet_has_a_page_too(tmp_path: Path) -> None:
-    StoreBuilder(tmp_path / "runs").launch(lab_cells(objectives=("nll", "p"), points=(("lab-a", "rot"),)))
-    assert main(["--source", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
-    assert "0 of 2 cells have scores" in (tmp_path / "out" / "report.html").read_text()
+# --- little or nothing to show --------------------------------------------------------------------------------------
+
+
+def page_of(results: Results, folder: Path) -> str:
+    return write_report(results, folder, figures=False).read_text()
+
+
+def store_of(root: Path, objectives: tuple[str, ...], done: bool = True) -> Results:
+    """A sweep of these objectives at one point."""
+    builder = StoreBuilder(root, questions=10, sequences=60)
+    cells = lab_cells(objectives=objectives, points=(("lab-a", "rot"),), questions=10)
+    for one, _ in cells if done else ():
+        builder.finish(one)
+    builder.launch(cells)
+    return load(root)
+
+
+def test_a_sweep_of_which_nothing_has_run_yet_says_so_and_why(tmp_path: Path) -> None:
+    text = page_of(store_of(tmp_path, ("nll", "p"), done=False), tmp_path / "out")
+    assert "0 of 2 cells have scores" in text
+    assert "No cell has a score yet" in text
+    assert "No continuum yet: it shows gains over NLL, of which no cell has a score." in text
+    assert "No training has logged a step yet" in text
+    assert "is not done" in text
+
+
+def test_a_sweep_without_cells_says_so(tmp_path: Path) -> None:
+    StoreBuilder(tmp_path).launch([])
+    text = page_of(load(tmp_path), tmp_path / "out")
+    assert "This sweep has no cells, so there is nothing to show." in text
+    assert "No continuum: the sweep has no cells." in text
+
+
+def test_results_of_no_launch_are_a_page_too(tmp_path: Path) -> None:
+    StoreBuilder(tmp_path).launch([])
+    text = page_of(dataclasses.replace(load(tmp_path), launches=[]), tmp_path / "out")
+    assert "This sweep has no cells" in text
+
+
+@pytest.mark.parametrize(
+    ("objectives", "said"),
+    (
+        (("p",), "No continuum: it shows gains over NLL, and the sweep has no NLL to compare with."),
+        (("nll",), "No continuum: it shows gains over NLL, and the sweep has no objective besides it."),
+        (("base",), "has no NLL to compare with."),
+    ),
+)
+def test_one_objective_alone_has_scores_but_no_continuum(
+    tmp_path: Path, objectives: tuple[str, ...], said: str
+) -> None:
+    text = page_of(store_of(tmp_path, objectives), tmp_path / "out")
+    assert "1 of 1 cells have scores" in text
+    assert said in text
+    assert "n = 10 questions x 8 samples" in text
+
+
+def test_a_missing_comparison_stands_in_the_chart_with_its_reason(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=10, sequences=60)
+    cells = lab_cells(objectives=("nll", "p", "p10"), points=(("lab-a", "rot"),), questions=10)
+    for one, _ in cells[:2]:
+        builder.finish(one)
+    builder.fail(cells[2][0], "train", "ValueError: too much")
+    builder.launch(cells)
+    page = Page(page_of(load(tmp_path), tmp_path / "out"))
+    (spec,) = [json.loads(text) for attrs, text in page.scripts if attrs.get("id") == "spec-continuum"]
+    assert {row["objective"] for row in spec["datasets"]["gains"]} == {"p"}
+    assert {row["objective"] for row in spec["datasets"]["lacking"]} == {"p10"}
+    assert all("failed: ValueError: too much" in row["why"] for row in spec["datasets"]["lacking"])
+    assert "missing: 2 of 4 comparisons" in "".join(page.texts)
+
+
+def test_numbers_that_are_none_are_named_and_break_nothing(tmp_path: Path) -> None:
+    results = store_of(tmp_path, ("nll", "p"))
+    mean_table, gain_table = means(results), gains(results)
+    nan = float("nan")
+    text = html_page(
+        dataclasses.replace(results, cells=results.cells.assign(mean=nan, low=nan, high=nan)),
+        mean_table.assign(mean=nan, low=nan, high=nan),
+        gain_table.assign(gain=nan, gain_low=nan, gain_high=nan),
+    )
+    assert "its mean is not a number" in text
+    assert "NaN" not in "".join(body for attrs, body in Page(text).scripts if attrs.get("type"))
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    results = store_of(tmp_path, ("base", "nll", "p"))
+    first = page_of(results, tmp_path / "a")
+    assert first == page_of(load(tmp_path), tmp_path / "b")
+
+
+# --- runs and their logs --------------------------------------------------------------------------------------------
+
+
+def test_every_job_is_told_with_its_state_and_a_failed_one_with_the_end_of_its_log(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=10, sequences=60)
+    cells = lab_cells(objectives=("nll", "p", "p10"), points=(("lab-a", "rot"),), questions=10)
+    builder.finish(cells[0][0])
+    builder.fail(cells[1][0], "train", "ValueError: too much")
+    attempt = Layout(tmp_path).job(cells[1][0].train.id).attempt(1)
+    bar = "".join(f"{i} %\r" for i in range(100))
+    attempt.log().write_text(
+        "".join(f"\x1b[1mstep {i}\x1b[0m\n" for i in range(9000)) + bar + "\nValueError: too much\n"
+    )
+    write_json(attempt.provenance, {"host": "node7", "started_at": "2026-11-23T06:00:00+00:00"})
+    builder.launch(cells)
+    jobs = {row["job"]: row for row in runs(load(tmp_path)).to_dict("records")}
+    failed = jobs[cells[1][0].train.id]
+    assert (failed["state"], failed["host"], failed["error"]) == ("failed", "node7", "ValueError: too much")
+    assert failed["log"].split("\n")[-3:] == ["step 8999", "99 %", "ValueError: too much"]
+    assert len(failed["log"].split("\n")) == LOG_LINES
+    done = jobs[cells[0][0].train.id]
+    assert (done["state"], done["attempt"], done["host"], done["seconds"]) == ("done", 1, "node1", 10.0)
+    assert jobs[cells[2][0].train.id]["state"] == "not started"
+    assert jobs[cells[0][0].prior.id]["cells"] == "lab-a · rot"
+
+
+SECRETS = {
+    "token hf_" + "A1b2" * 8: "token [removed]",
+    "api_key=" + "0123456789abcdef" * 2: "api_key=[removed]",
+    "'WANDB_API_KEY': '" + "ab12" * 10 + "'": "'WANDB_API_KEY': '[removed]'",
+    "https://user:pass-word1@host/x": "https://[removed]@host/x",
+    "Authorization: Bearer abc.def.ghijk": "Authorization: Bearer [removed]",
+    "--password hunter2 secret: correct-horse": "--password hunter2 secret: [removed]",
+    "posting to https://hooks.slack.com/services/T0/B0/xyz": "posting to [removed]",
+}
+HARMLESS = (
+    "tokens=102400000 lr 1e-3",
+    "tokenizer: Qwen2TokenizerFast",
+    "max_new_tokens: 4096",
+    "basic configuration of the run",
+    "revision 0123456789abcdef0123456789abcdef01234567",
+    "KeyError: 'question'",
+    "pad_token_id=151643123",
+)
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_what_looks_like_a_secret_is_taken_out(text: str) -> None:
+    assert scrubbed(f"x {text} y") == f"x {SECRETS[text]} y"
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_other_texts_stay(text: str) -> None:
+    assert scrubbed(text) == text
+
+
+def test_a_secret_of_the_environment_is_taken_out_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "correct horse battery")
+    assert scrubbed("said correct horse battery twice") == "said [removed] twice"
+
+
+@given(st.text(), st.integers(1, 5), st.integers(1, 40))
+def test_the_end_of_a_log_is_bounded_and_has_no_control_characters(text: str, lines: int, length: int) -> None:
+    shown = last_lines(text, lines, length).split("\n")
+    assert len(shown) <= lines
+    assert all(len(line) <= length for line in shown)
+    assert not any(ord(char) < 32 and char != "\t" for line in shown for char in line)
+
+
+# --- while a sweep runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_watched_report_is_made_anew_when_the_store_changes_and_once_more_at_the_end(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "runs", questions=10, sequences=60)
+    cells = lab_cells(objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=10)
+    builder.launch(cells)
+    told: list[tuple[int, bool]] = []
+    looks: list[float] = []
+
+    def wrote(page: Path, results: Results) -> None:
+        told.append((len(results.done), "http-equiv=refresh content=7" in page.read_text()))
+
+    def wait(seconds: float) -> None:
+        """Between the looks the cells finish one after another; at the second and the fourth nothing happens."""
+        looks.append(seconds)
+        if len(looks) in (1, 3):
+            builder.finish(cells[len(looks) // 2][0])
+
+    out = tmp_path / "out"
+    results = watch_report(tmp_path / "runs", None, out, lambda: len(looks) == 4, every_s=7, wrote=wrote, wait=wait)
+    assert told == [(0, True), (2, True), (4, True), (4, False)]
+    assert looks == [7] * 4
+    assert len(results.done) == 4
+    assert (out / "figures").is_dir()
+    assert "loads itself again" not in (out / "report.html").read_text()
+
+
+def test_a_failure_is_a_change_too(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=10)
+    cells = lab_cells(objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=10)
+    builder.launch(cells)
+    before = store_state(tmp_path, None)
+    assert store_state(tmp_path, None) == before
+    builder.fail(cells[0][0], "train", "ValueError")
+    failed = store_state(tmp_path, None)
+    assert failed != before
+    builder.launch(cells, number=2)
+    assert store_state(tmp_path, None) != failed
+
+
+def test_an_interrupted_watch_leaves_a_page_that_does_not_reload(tmp_path: Path) -> None:
+    StoreBuilder(tmp_path / "runs").launch(lab_cells(objectives=("nll",), points=(("lab-a", "rot"),)))
+
+    def interrupt(seconds: float) -> None:
+        assert "http-equiv=refresh" in (tmp_path / "out" / "report.html").read_text()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch_report(tmp_path / "runs", None, tmp_path / "out", lambda: False, wait=interrupt)
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "http-equiv=refresh" not in text
+    assert "loads itself again" not in text
+
+
+# --- colours --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 0xFFFFFF).map(lambda value: f"#{value:06x}"))
+def test_every_colour_stands_out_from_the_dark_page(colour: str) -> None:
+    found = on_dark(colour)
+    assert _contrast(found, DARK_PAGE) >= 4.4  # rounded to whole steps of 1/255
+    if _contrast(colour, DARK_PAGE) >= 4.5:
+        assert found == colour
+
+
+def _contrast(colour: str, page: tuple[int, int, int]) -> float:
+    """WCAG 2.2's contrast ratio."""
+
+    def luminance(parts: Iterable[int]) -> float:
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (p / 255 for p in parts)]
+        return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    bright, dark = sorted((luminance(bytes.fromhex(colour[1:])), luminance(page)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.slow

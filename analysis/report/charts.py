@@ -1,8 +1,11 @@
-"""The report's interactive charts, as Vega-Lite specifications made with Altair. Data lie inside them."""
+"""The page's interactive charts, as Vega-Lite specifications with their data inside. The page's script sets the
+parameters `shown_<axis>` (what the filters choose; nothing: all), `decoding`, `variant`, `point` and `names`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,75 +13,113 @@ import pandas as pd
 
 from analysis.figures.continuum import dodge
 from analysis.figures.curves import CURVES
-from analysis.figures.style import MARKERS, PRIOR_NAMES, REGION_SHADES, colours, in_order, prior_counts
+from analysis.figures.style import MARKERS, colours, in_order, prior_counts
 from analysis.sources.table import Results
-from analysis.statistics.continuum import REFERENCE, Prior, logit
+from analysis.statistics.continuum import REFERENCE, Prior
+from analysis.statistics.crossover import logit
 from analysis.statistics.intervals import REGION_EDGES, REGIONS
 from analysis.tables.results import with_interval
 
-WIDTH = 900
+Spec = dict[str, Any]
+AXES = ("objective", "backbone", "domain")  # of the filters
+VEGA_LITE = "6.1"
 MOST_STEPS = 60  # of a training curve; more are thinned out, the last step is kept
-_TICKS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999]
+MOST_POINTS = 20_000  # of all curves; more runs have fewer steps each, at least _FEWEST_STEPS
+_FEWEST_STEPS = 4
+_HEIGHT, _STRIP = 330, 84  # pixels
+_MOST_NAMES = 24  # of points below the continuum; more would lie on one another
+_TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999)
 
 
-def continuum_chart(gains: pd.DataFrame, formulas: dict[str, str], prior: str) -> dict[str, Any] | None:
-    """Gain over NLL against prior strength, of rows of benchmarks.by_place; hover tells a mark's numbers, the legend
-    filters, menus choose the rest.
+def css_colour(colour: str) -> str:
+    """The page's variable for a figure's colour, which has another value on a dark page."""
+    return f"var(--c{colour.lstrip('#')})"
+
+
+def shapes(backbones: Sequence[str]) -> dict[str, str]:
+    """Vega's mark per backbone; they repeat where there are more backbones than marks."""
+    known = list(MARKERS.values())
+    return {name: known[i % len(known)] for i, name in enumerate(sorted(backbones))}
+
+
+def _shown(*axes: str) -> list[Spec]:
+    tests = [f"(length(shown_{axis}) == 0 || indexof(shown_{axis}, datum.{axis}) >= 0)" for axis in axes]
+    return [{"filter": " && ".join(tests)}]
+
+
+def _params(**values: Any) -> list[Spec]:
+    return [*({"name": f"shown_{axis}", "value": []} for axis in AXES), *_values(**values)]
+
+
+def _values(**values: Any) -> list[Spec]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _tooltip(fields: Mapping[str, str]) -> list[Spec]:
+    return [{"field": field, "type": "nominal", "title": title} for field, title in fields.items()]
+
+
+def _whole(spec: Spec, params: list[Spec]) -> Spec:
+    """A chart as wide as its place, in the page's colours."""
+    config = {
+        "background": "transparent",
+        "font": "system-ui, sans-serif",
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": "var(--muted)",
+            "titleColor": "var(--ink)",
+            "gridColor": "var(--line)",
+            "domainColor": "var(--muted)",
+            "tickColor": "var(--muted)",
+            "titleFontWeight": "normal",
+            "labelFontSize": 11,
+            "titleFontSize": 12,
+        },
+    }
+    head = {"$schema": f"https://vega.github.io/schema/vega-lite/v{VEGA_LITE}.json", "width": "container"}
+    return head | {"autosize": {"type": "fit-x", "contains": "padding"}, "params": params, "config": config} | spec
+
+
+# --- the continuum --------------------------------------------------------------------------------------------------
+
+
+def continuum_chart(
+    gains: pd.DataFrame,
+    formulas: dict[str, str],
+    prior: Prior,
+    objectives: Sequence[str] = (),
+    reasons: Mapping[tuple[str, ...], str] | None = None,
+) -> Spec | None:
+    """Gain over NLL against prior strength, of rows of benchmarks.by_place; hover tells a mark's numbers.
+
+    A comparison without data is a cross at the foot of its place, with its reason. None if no gain has a place.
+    objectives: all of the page, whose colours are shared; reasons: (backbone, domain, variant, objective) -> why.
     """
-    import altair as alt
-
-    rows = gains[(gains["n"] > 0) & gains["prior"].notna()] if len(gains) else gains
-    if rows.empty:
+    rows = gains[gains["prior"].notna()] if len(gains) else gains
+    known = rows[(rows["n"] > 0) & rows["gain"].notna()] if len(rows) else rows
+    if known.empty:
         return None
-    data = _continuum_data(rows, formulas)
-    low, high = float(data["place"].min()) - 0.6, float(data["place"].max()) + 0.6
-    x_axis = _logit_axis(low, high)
-    scale = alt.Scale(domain=[low, high], nice=False)
-    menus = [
-        _menu(
-            "decoding",
-            list(dict.fromkeys(data.sort_values("primary", ascending=False, kind="stable")["decoding"])),
-        )
-    ]
-    if data["variant"].nunique() > 1:
-        menus.append(_menu("variant", list(dict.fromkeys(data["variant"]))))
-    picked = alt.selection_point(fields=["objective"], bind="legend", name="picked")
-    base = alt.Chart(data)
-    for name, menu in menus:
-        base = base.transform_filter(f"datum.{name} === {menu.name}")
-    marks = base.transform_filter(picked)
-    names = in_order(rows["objective"])
-    palette = colours(names)
-    colour = alt.Color(
-        "objective:N",
-        scale=alt.Scale(domain=names, range=[palette[n] for n in names]),
-        title="objective (click)",
-    )
-    backbones = sorted(rows["backbone"].unique())
-    shapes = [list(MARKERS.values())[i % len(MARKERS)] for i in range(len(backbones))]
-    shape = alt.Shape("backbone:N", scale=alt.Scale(domain=backbones, range=shapes), title="backbone")
-    x = alt.X("x:Q", scale=scale, axis=None)
-    y_low, y_high = float(data["gain_low"].min()) - 0.04, float(data["gain_high"].max()) + 0.04
-    y_scale = alt.Scale(domain=[min(y_low, -0.05), max(y_high, 0.05)], nice=False)
-    tips = [
-        alt.Tooltip(f"{field}:N", title=title) for field, title in _TIPS.items() if field != "variant" or len(menus) > 1
-    ]
-    bars = marks.mark_rule(strokeWidth=1.6).encode(
-        x=x,
-        y=alt.Y("gain_low:Q", scale=y_scale, title=f"score gain over {REFERENCE.upper()}"),
-        y2="gain_high:Q",
-        color=colour,
-    )
-    dots = marks.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=0.6).encode(
-        x=x, y=alt.Y("gain:Q", scale=y_scale), color=colour, shape=shape, tooltip=tips
-    )
-    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color="#333").encode(y=alt.Y("y:Q", scale=y_scale))
-    upper = alt.layer(*_shades(low, high, scale), zero, bars, dots.add_params(picked)).properties(
-        width=WIDTH, height=330
-    )
-    strip = _strip(base, scale, x_axis, PRIOR_NAMES[prior])
-    both = alt.vconcat(upper, strip, spacing=2).add_params(*(menu for _, menu in menus))
-    return _specification(both)
+    data = _continuum_data(known, formulas)
+    lacking = _lacking(rows.drop(index=known.index), formulas, reasons or {})
+    places = logit(rows["prior"].to_numpy(float))
+    low, high = float(places.min()) - 0.6, float(places.max()) + 0.6
+    decodings = list(dict.fromkeys(data.sort_values("primary", ascending=False, kind="stable")["decoding"]))
+    chosen = [{"filter": "datum.decoding === decoding && datum.variant === variant"}]
+    layers = [*_shades(), _zero(), *_marks(data, objectives), _crosses(), *_strip(low, high)]
+    for layer in layers:
+        if layer["data"]["name"] in ("gains", "lacking"):
+            layer["transform"] = chosen + _shown(*AXES)
+    spec: Spec = {"height": _HEIGHT, "padding": {"bottom": 5, "left": 5, "right": 5, "top": 5}, "layer": layers}
+    spec["datasets"] = {
+        "gains": _records(data),
+        "lacking": _records(lacking),
+        "points": _records(_points(rows)),
+        "shades": _shade_rows(low, high),
+        "zero": [{"y": 0}],
+    }
+    names = rows["point"].nunique() <= _MOST_NAMES
+    ends = {"lowest": min(float(data["gain_low"].min()), -0.05), "highest": max(float(data["gain_high"].max()), 0.05)}
+    return _whole(spec, _params(decoding=decodings[0], variant=str(data["variant"].iloc[0]), names=names, **ends))
 
 
 _TIPS = {
@@ -92,39 +133,38 @@ _TIPS = {
     "region": "region",
     "exposure_text": "pretraining items",
 }
+_OF_MARK = ["objective", "backbone", "domain", "point", "variant", "decoding", "primary"]
 
 
 def _continuum_data(rows: pd.DataFrame, formulas: dict[str, str]) -> pd.DataFrame:
     place = logit(rows["prior"].to_numpy(float))
-    spread = 0.04 * (float(place.max() - place.min()) + 1.2)
     records = rows.to_dict("records")
-    data = rows[
-        [
-            "objective",
-            "backbone",
-            "point",
-            "variant",
-            "decoding",
-            "primary",
-            "gain",
-            "gain_low",
-            "gain_high",
-            "region",
-        ]
-    ]
-    return data.assign(
-        place=place,
-        x=dodge(rows, spread),
-        task=rows["point"].str.split(" · ").str[-1],
+    return rows[[*_OF_MARK, "gain", "gain_low", "gain_high", "region"]].assign(
+        x=dodge(rows, 0.04 * (float(place.max() - place.min()) + 1.2)),
         formula=[formulas.get(r["objective"], "") for r in records],
         gain_text=[with_interval(r["gain"], r["gain_low"], r["gain_high"]) for r in records],
         prior_text=[_prior_text(r) for r in records],
-        n_text=[_n_text(r) for r in records],
+        n_text=[n_text(r) for r in records],
         exposure_text=["not known" if math.isnan(r["exposure"]) else f"{r['exposure']:.0f}" for r in records],
     )
 
 
-def _n_text(row: dict[Any, Any]) -> str:
+def _lacking(rows: pd.DataFrame, formulas: dict[str, str], reasons: Mapping[tuple[str, ...], str]) -> pd.DataFrame:
+    """Comparisons without data at places whose prior strength is known."""
+    if rows.empty:
+        return pd.DataFrame(columns=[*_OF_MARK, "x"])
+    keys = list(zip(rows["backbone"], rows["domain"], rows["variant"], rows["objective"], strict=True))
+    why = [
+        reasons.get(key) or reasons.get((*key[:3], REFERENCE)) or f"there is no {REFERENCE.upper()} to compare with"
+        for key in keys
+    ]
+    place = logit(rows["prior"].to_numpy(float))
+    x = dodge(rows, 0.04 * (float(place.max() - place.min()) + 1.2))
+    return rows[_OF_MARK].assign(x=x, formula=[formulas.get(o, "") for o in rows["objective"]], why=why)
+
+
+def n_text(row: Mapping[Any, Any]) -> str:
+    """What a mean or gain rests on: `60 questions x 8 samples, 1 seed`."""
     of = f" of {row['columns']} benchmarks" if row.get("columns", 1) > 1 else ""
     return f"{row['n']} questions{of} x {row['samples']} samples, {row['seeds']} seed{'s' * (row['seeds'] != 1)}"
 
@@ -133,120 +173,200 @@ def _prior_text(row: dict[Any, Any]) -> str:
     return f"{with_interval(row['prior'], row['prior_low'], row['prior_high'], 4)} ({prior_counts(row)})"
 
 
-def _menu(name: str, options: list[str]) -> tuple[str, Any]:
-    import altair as alt
-
-    labels = [option or "default" for option in options]
-    bind = alt.binding_select(options=options, labels=labels, name=f"{name} ")
-    return name, alt.param(name=f"chosen_{name}", bind=bind, value=options[0])
+def _x(field: str = "x") -> Spec:
+    """Layers share the scale and the axis, which the last layer has."""
+    return {"field": field, "type": "quantitative"}
 
 
-def _shades(low: float, high: float, scale: Any) -> list[Any]:
-    import altair as alt
+def _y(field: str = "gain") -> Spec:
+    # The page's script sets both ends for the decoding and variant that it shows.
+    scale = {"domain": [{"expr": "lowest"}, {"expr": "highest"}], "nice": False}
+    title = f"score gain over {REFERENCE.upper()}"
+    return {
+        "field": field,
+        "type": "quantitative",
+        "scale": scale,
+        "axis": {"grid": False, "tickCount": 6},
+        "title": title,
+    }
 
-    edges = [low, *(float(logit(np.array(edge))) for edge in REGION_EDGES), high]
-    rows = [
-        {
-            "left": max(left, low),
-            "right": min(right, high),
-            "shade": REGION_SHADES[short],
-            "name": f"{name} ({short})",
-        }
-        for (short, name), left, right in zip(REGIONS.items(), edges, edges[1:], strict=False)
-        if left < high and right > low
+
+def _colour(names: Sequence[str], objectives: Sequence[str]) -> Spec:
+    palette = colours([*objectives, *names])
+    scale = {"domain": list(names), "range": [css_colour(palette[name]) for name in names]}
+    return {"field": "objective", "type": "nominal", "scale": scale, "legend": None}
+
+
+def _marks(data: pd.DataFrame, objectives: Sequence[str]) -> list[Spec]:
+    """The interval of each gain, and its point, whose shape is the backbone's."""
+    colour = _colour(in_order(data["objective"]), objectives)
+    by_backbone = shapes(list(data["backbone"].unique()))
+    shape_scale = {"domain": list(by_backbone), "range": list(by_backbone.values())}
+    tips = {field: title for field, title in _TIPS.items() if field != "variant" or data["variant"].nunique() > 1}
+    common = {"x": _x(), "color": colour, "tooltip": _tooltip(tips)}
+    bars = common | {"y": _y("gain_low"), "y2": {"field": "gain_high"}}
+    dots = common | {"y": _y()}
+    dots |= {"shape": {"field": "backbone", "type": "nominal", "scale": shape_scale, "legend": None}}
+    mark = {"type": "point", "filled": True, "size": 80, "opacity": 1, "stroke": "var(--page)", "strokeWidth": 0.7}
+    return [
+        {"data": {"name": "gains"}, "mark": {"type": "rule", "strokeWidth": 1.6}, "encoding": bars},
+        {"data": {"name": "gains"}, "mark": mark, "encoding": dots},
     ]
-    chart = alt.Chart(pd.DataFrame(rows).assign(middle=lambda d: (d["left"] + d["right"]) / 2))
-    x = alt.X("left:Q", scale=scale, axis=None)
-    fill = chart.mark_rect().encode(x=x, x2="right:Q", color=alt.Color("shade:N", scale=None))
-    text = chart.mark_text(baseline="top", dy=4, color="#555", fontSize=11).encode(
-        x=alt.X("middle:Q", scale=scale, axis=None), y=alt.value(0), text="name:N"
-    )
-    return [fill, text]
 
 
-def _logit_axis(low: float, high: float) -> Any:
-    import altair as alt
+def _crosses() -> Spec:
+    tips = _tooltip({"objective": "objective", "formula": "loss", "point": "point", "why": "missing"})
+    encoding = {"x": _x(), "y": {"value": _HEIGHT - 9}, "tooltip": tips}
+    mark = {"type": "text", "text": "×", "fontSize": 16, "color": "var(--bad)"}
+    return {"data": {"name": "lacking"}, "mark": mark, "encoding": encoding}
 
+
+def _zero() -> Spec:
+    mark = {"type": "rule", "color": "var(--ink)"}
+    return {"data": {"name": "zero"}, "mark": mark, "encoding": {"y": _y("y")}}
+
+
+def _shade_rows(low: float, high: float) -> list[Spec]:
+    edges = [low, *(float(logit(np.array(edge))) for edge in REGION_EDGES), high]
+    rows = []
+    for (short, name), left, right in zip(REGIONS.items(), edges, edges[1:], strict=False):
+        if left < high and right > low:
+            ends = (max(left, low), min(right, high))
+            row = {"left": ends[0], "right": ends[1], "middle": sum(ends) / 2, "short": short}
+            rows.append(row | {"name": f"{name} ({short})", "shade": f"var(--{short.lower()})"})
+    return rows
+
+
+def _shades() -> list[Spec]:
+    data = {"name": "shades"}
+    ends = {"x": _x("left"), "x2": {"field": "right"}}
+    fill = ends | {"y": {"value": 0}, "y2": {"value": _HEIGHT}}
+    fill |= {"color": {"field": "shade", "type": "nominal", "scale": None}}
+    text = {"x": _x("middle"), "y": {"value": 5}}
+    word = {"type": "text", "baseline": "top", "color": "var(--muted)", "fontSize": 11}
+    return [
+        {"data": data, "mark": {"type": "rect"}, "encoding": fill},
+        {
+            "data": data,
+            "mark": word,
+            "encoding": text
+            | {"text": {"condition": {"test": "names", "field": "name"}, "field": "short", "type": "nominal"}},
+        },
+    ]
+
+
+def _points(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per point and prior strength, for the strip below the chart."""
+    first = rows.drop_duplicates(["point", "variant"])
+    place = logit(first["prior"].to_numpy(float))
+    text = [_prior_text(row) for row in first.to_dict("records")]
+    return first[["point", "backbone", "domain", "variant"]].assign(x=place, prior_text=text)
+
+
+def _strip(low: float, high: float) -> list[Spec]:
+    """A tick per point below the chart, its name where there is room, and the axis."""
     ticks = {round(float(logit(np.array(t))), 6): f"{t:g}".removeprefix("0") for t in _TICKS}
     shown = {place: text for place, text in ticks.items() if low < place < high}
-    places, texts = list(shown), list(shown.values())
-    label = f"{texts}[indexof({places}, round(datum.value * 1e6) / 1e6)]".replace("'", '"')
-    return alt.Axis(values=places, labelExpr=label, grid=False)
+    labels = "[" + ", ".join(f"'{text}'" for text in shown.values()) + "]"
+    axis = {
+        "values": list(shown),
+        "labelExpr": f"{labels}[indexof({list(shown)}, round(datum.value * 1e6) / 1e6)]",
+        "grid": False,
+        "offset": {"expr": f"names ? {_STRIP} : 16"},
+        "labelOverlap": "greedy",
+    }
+    x = _x() | {"axis": axis, "title": "prior strength (logit scale)", "scale": {"domain": [low, high], "nice": False}}
+    tips = _tooltip({"point": "point", "prior_text": "prior strength [95 %]"})
+    transform = [{"filter": "datum.variant === variant"}, *_shown("backbone", "domain")]
+    tick = {"x": x, "y": {"value": _HEIGHT + 6}, "tooltip": tips}
+    word = tick | {"text": {"field": "point", "type": "nominal"}}
+    style = {"angle": 320, "align": "right", "baseline": "top", "fontSize": 10, "color": "var(--ink)"}
+    common = {"data": {"name": "points"}}
+    return [
+        common
+        | {"transform": transform, "mark": {"type": "tick", "color": "var(--ink)", "height": 8}, "encoding": tick},
+        common
+        | {
+            "transform": [*transform, {"filter": "names"}],
+            "mark": {"type": "text", "dx": -2, "dy": 8, **style},
+            "encoding": word,
+        },
+    ]
 
 
-def _strip(base: Any, scale: Any, axis: Any, which: str) -> Any:
-    import altair as alt
-
-    title = f"prior strength: mean p of the target tokens under the base model, {which} (logit scale)"
-    x = alt.X("place:Q", scale=scale, axis=axis, title=title)
-    points = base.transform_aggregate(place="mean(place)", groupby=["point", "task", "backbone", "prior_text"])
-    tips = [alt.Tooltip("point:N", title="point"), alt.Tooltip("prior_text:N", title="prior strength [95 %]")]
-    ticks = points.mark_tick(color="#333", thickness=1.5, height=8).encode(x=x, y=alt.value(6), tooltip=tips)
-    text = points.mark_text(angle=320, align="right", baseline="top", fontSize=10, color="#333", dx=-2, dy=8).encode(
-        x=x, y=alt.value(6), text="point:N", tooltip=tips
-    )
-    return alt.layer(ticks, text).properties(width=WIDTH, height=78)
+# --- training curves ------------------------------------------------------------------------------------------------
 
 
-def curves_chart(results: Results, prior: Prior = "clean") -> dict[str, Any] | None:
-    """NLL, mean p and tokens kept against the step for the point that a menu chooses, a colour per objective.
+def curves_chart(results: Results, prior: Prior = "clean", objectives: Sequence[str] = ()) -> Spec | None:
+    """NLL, mean p and tokens kept against the step for the point that a menu chooses, a colour per objective:
+    `panels`, a specification each, over the `curves` of `datasets`. None if no run has logged a step.
 
     A training that two objectives' names share is drawn under both.
     """
-    import altair as alt
-
     runs = results.cells[results.cells["train"] != ""].drop_duplicates(["train", "objective"])
     if results.curves.empty or runs.empty:
         return None
     runs = runs.sort_values([f"prior_{prior}", "variant"], ascending=[False, True], kind="stable")
     runs = runs.assign(where=runs["point"] + runs["variant"].map(lambda v: f", {v}" if v else ""))
-    wanted = _thinned(results.curves)[["train", "step", *CURVES]]
-    data = runs[["train", "where", "objective", "seed"]].merge(wanted, on="train", how="inner", sort=False)
-    data = data.drop(columns="train").round(5)
-    names = in_order(data["objective"])
-    palette = colours(names)
-    picked = alt.selection_point(fields=["objective"], bind="legend", name="picked_curve")
-    _, menu = _menu("point", list(dict.fromkeys(data["where"])))
-    base = alt.Chart(data).transform_filter(f"datum.where === {menu.name}").transform_filter(picked)
-    colour = alt.Color(
-        "objective:N",
-        scale=alt.Scale(domain=names, range=[palette[n] for n in names]),
-        title="objective (click)",
+    wanted = _thinned(results.curves, max(_FEWEST_STEPS, min(MOST_STEPS, MOST_POINTS // len(runs))))
+    wanted = wanted[["train", "step", *CURVES]]
+    of_run = ["train", "where", "backbone", "domain", "objective", "seed"]
+    data = runs[of_run].merge(wanted, on="train", how="inner", sort=False).drop(columns="train").round(5)
+    if data.empty:
+        return None
+    colour = _colour(in_order(data["objective"]), objectives)
+    alone = int(data.groupby(["where", "objective", "seed"]).size().max()) <= 3  # a line of one step is no line
+    return {
+        "datasets": {"curves": _records(data)},
+        "panels": [_curve_panel(key, title, colour, alone) for key, title in CURVES.items()],
+    }
+
+
+def _curve_panel(key: str, title: str, colour: Spec, dots: bool) -> Spec:
+    """The page's script sets the ends of the scales for the point that it shows."""
+    scale = {"domain": [0, {"expr": "most_nll"} if key == "nll" else 1.02], "nice": False}
+    steps = {"domain": [0, {"expr": "last_step"}], "nice": False}
+    tips = _tooltip({"objective": "objective", "seed": "seed", "step": "step", key: title})
+    encoding = {
+        "x": {
+            "field": "step",
+            "type": "quantitative",
+            "title": "optimiser step",
+            "scale": steps,
+            "axis": {"tickCount": 5},
+        },
+        "y": {"field": key, "type": "quantitative", "title": title, "scale": scale, "axis": {"tickCount": 5}},
+        "color": colour,
+        "detail": {"field": "seed"},
+        "tooltip": tips,
+    }
+    spec = {"data": {"name": "curves"}, "transform": [{"filter": "datum.where === point"}, *_shown("objective")]}
+    mark = {"type": "line", "strokeWidth": 1.6, "point": {"size": 40} if dots else {"size": 30, "opacity": 0}}
+    return _whole(
+        spec | {"height": 200, "mark": mark, "encoding": encoding}, _params(point="", most_nll=1, last_step=1)
     )
-    alone = int(data.groupby(["where", "objective", "seed"]).size().max()) == 1  # a line of one step is no line
-    panels = []
-    for i, (key, title) in enumerate(CURVES.items()):
-        y = alt.Y(
-            f"{key}:Q",
-            title=title,
-            scale=alt.Scale(zero=True) if key == "nll" else alt.Scale(domain=[0, 1.02], nice=False),
-        )
-        tips = [
-            alt.Tooltip("objective:N"),
-            alt.Tooltip("seed:Q"),
-            alt.Tooltip("step:Q"),
-            alt.Tooltip(f"{key}:Q", title=title),
-        ]
-        panel = base.mark_line(strokeWidth=1.6, point=alone).encode(
-            x=alt.X("step:Q", title="optimiser step"), y=y, color=colour, detail="seed:N", tooltip=tips
-        )
-        panels.append((panel.add_params(picked) if i == 0 else panel).properties(width=WIDTH // 3 - 55, height=210))
-    return _specification(alt.hconcat(*panels).add_params(menu))
 
 
-def _specification(chart: Any) -> dict[str, Any]:
-    """The whole specification. Altair would refuse more than 5,000 rows of data, which a notebook would store."""
-    import altair as alt
-
-    with alt.data_transformers.enable("default", max_rows=None):
-        return dict(chart.configure_view(stroke=None).to_dict(validate=False))
-
-
-def _thinned(curves: pd.DataFrame) -> pd.DataFrame:
+def _thinned(curves: pd.DataFrame, most: int) -> pd.DataFrame:
     longest = int(curves.groupby("train")["step"].size().max())
-    every = max(1, math.ceil(longest / MOST_STEPS))
+    every = max(1, math.ceil(longest / most))
     if every == 1:
         return curves
     order = curves.groupby("train").cumcount()
     last = order == curves.groupby("train")["step"].transform("size") - 1
     return curves[(order % every == 0) | last]
+
+
+def _records(table: pd.DataFrame) -> list[Spec]:
+    """Plain values; what is not a number is null."""
+    return [
+        {
+            str(key): None if isinstance(value, float) and not math.isfinite(value) else _plain(value)
+            for key, value in row.items()
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value.item() if isinstance(value, np.generic) else value
