@@ -1,12 +1,22 @@
-"""`python -m analysis --source runs --out DIR`: figures, tables and one self-contained HTML page of a sweep."""
+"""`python -m analysis --source runs --out DIR`: figures, tables and one self-contained HTML page of a sweep.
+
+`python -m analysis --source paper --out DIR`: the paper's reported numbers as tables and figures, and whether they
+agree with each other.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bll_sweeps.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from analysis.sources.table import Results
+
+PAPER = "paper"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,9 +30,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if str(options.source) == PAPER:
+        return _paper(options)
     from analysis.sources.table import load
     from analysis.statistics.claims import check, claims_text
 
+    if options.numbers is not None:
+        raise UsageError(f"--numbers={options.numbers} goes with --source {PAPER}")
     if options.out is None and not options.claims:
         raise UsageError("--out=None is missing: name a folder for the report, or ask for --claims alone")
     results = load(options.source, options.sweep, options.launch, options.every_launch)
@@ -32,15 +46,42 @@ def _run(options: argparse.Namespace) -> int:
         from analysis.report.page import write_report
 
         print(f"wrote {write_report(results, options.out, options.prior)}")
+        print(_compared(results, options), end="")
     for problem in results.problems:
         print(f"warning: {problem}", file=sys.stderr)
     return 0
 
 
+def _paper(options: argparse.Namespace) -> int:
+    from analysis.paper.write import write_paper
+
+    given = {"--sweep": options.sweep, "--launch": options.launch, "--claims": options.claims or None}
+    given |= {"--every-launch": options.every_launch or None}
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{name}={value} is of sweeps; --source {PAPER} has none (a run root of that name: ./{PAPER})"
+            )
+    if options.out is None:
+        raise UsageError("--out=None is missing: name a folder for the tables and figures")
+    print(write_paper(options.out, options.numbers), end="")
+    return 0
+
+
+def _compared(results: Results, options: argparse.Namespace) -> str:
+    from analysis.paper.write import write_comparison
+
+    return write_comparison(results, options.out, options.prior, options.overlay)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
-    parser.add_argument("--source", type=Path, default=Path("runs"), help="run root (default: runs)")
+    source = f"run root (default: runs), or {PAPER}: the numbers that the paper reports"
+    parser.add_argument("--source", type=Path, default=Path("runs"), help=source)
     parser.add_argument("--out", type=Path, help="folder for report.html, figures/ and tables")
+    parser.add_argument("--numbers", type=Path, help=f"--source {PAPER}: another CSV in the format of the shipped one")
+    overlay = "draw the paper's points into the continuum, where cells can be compared (default: yes)"
+    parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help=overlay)
     parser.add_argument("--sweep", help="its name (default: the sweep launched last)")
     parser.add_argument("--launch", type=int, help="its launch (default: the last)")
     parser.add_argument("--every-launch", action="store_true", help="the cells of all its launches")

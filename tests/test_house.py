@@ -349,6 +349,9 @@ def test_the_wheel_carries_what_an_installation_needs(tmp_path: Path) -> None:
     rehearsal = [path for path in (ROOT / "bll_sweeps/lab/rehearsal").rglob("*") if path.is_file()]
     assert len(rehearsal) >= 8
     wanted |= {path.relative_to(ROOT).as_posix() for path in rehearsal}
+    numbers = list((ROOT / "analysis/paper").glob("*.csv"))
+    assert len(numbers) >= 4
+    wanted |= {path.relative_to(ROOT).as_posix() for path in numbers}
     assert "bll_sweeps/conf/cell.yaml" in wanted and "hydra_plugins/bll/__init__.py" in wanted
     assert wanted - names == set()
     assert "hydra_plugins/__init__.py" not in names

@@ -86,13 +86,13 @@ def _lines(table: pd.DataFrame) -> list[_Line]:
     that needs one.
     """
     lines = []
-    for key, group in table.groupby(_LINE, sort=False):
-        columns, average = group[group["benchmark"] != AVERAGE], group[group["benchmark"] == AVERAGE]
-        if len(columns) < 2 or average.empty:
+    for key, group in _grouped(table, _LINE).items():
+        columns, average = ([row for row in group if (row["benchmark"] == AVERAGE) is whole] for whole in (False, True))
+        if len(columns) < 2 or not average:
             continue
-        whole = average.to_dict("records")[0]
-        mean, within = columns["score"].mean(), columns["rounding"].mean() + whole["rounding"]
-        names = dict(zip(_LINE, map(str, key), strict=True))
+        whole, mean = average[0], sum(row["score"] for row in columns) / len(columns)
+        within = sum(row["rounding"] for row in columns) / len(columns) + whole["rounding"]
+        names = dict(zip(_LINE, key, strict=True))
         why = _other_source(columns, whole)
         lines.append(_Line(names, 100 * whole["score"], 100 * mean, len(columns), 100 * within, why))
     odd = [line for line in lines if not line.agrees]
@@ -105,20 +105,27 @@ def _lines(table: pd.DataFrame) -> list[_Line]:
     ]
 
 
-def _other_source(columns: pd.DataFrame, whole: dict[Any, Any]) -> str:
+def _grouped(table: pd.DataFrame, names: list[str]) -> dict[tuple[str, ...], list[dict[Any, Any]]]:
+    """The rows by their values of these columns, in order."""
+    out: dict[tuple[str, ...], list[dict[Any, Any]]] = {}
+    for row in table.to_dict("records"):
+        out.setdefault(tuple(str(row[name]) for name in names), []).append(row)
+    return out
+
+
+def _other_source(columns: list[dict[Any, Any]], whole: dict[Any, Any]) -> str:
     """Whether one more source, without a column, makes the average: which, and with how many right answers."""
-    known = benchmarks()
-    for row in known[~known["reported"]].reset_index().to_dict("records"):
-        if row["domain"] != whole["domain"]:
+    for (domain, name), row in benchmarks().to_dict("index").items():
+        if row["reported"] or domain != whole["domain"]:
             continue
         n = len(columns) + 1
-        implied = 100 * (n * whole["score"] - columns["score"].sum())
-        slack = 100 * (n * whole["rounding"] + columns["rounding"].sum())
+        implied = 100 * (n * whole["score"] - sum(one["score"] for one in columns))
+        slack = 100 * (n * whole["rounding"] + sum(one["rounding"] for one in columns))
         ks = possible_counts(implied, int(row["questions"]) * int(row["samples"]), slack)
         if ks:
             right = f"{ks[0]}" if len(ks) == 1 else f"{ks[0]} to {ks[-1]}"
             return (
-                f"it is the mean over {n} sources if {row['benchmark']}, which has no column, is at {implied:.2f} "
+                f"it is the mean over {n} sources if {name}, which has no column, is at {implied:.2f} "
                 f"({right} of {row['questions']} questions)"
             )
     return ""
@@ -211,14 +218,12 @@ def counts(table: pd.DataFrame) -> Iterator[Finding]:
 
 def repeats(table: pd.DataFrame) -> Iterator[Finding]:
     """Cells that are reported several times with numbers further apart than rounding and digitising allow."""
-    for _, group in table.groupby(_CELL, sort=False):
-        lowest, highest = int(group["score"].argmin()), int(group["score"].argmax())
-        least, most = at(group, lowest), at(group, highest)
+    for group in _grouped(table, _CELL).values():
+        least, most = min(group, key=_score), max(group, key=_score)
         if most["score"] - least["score"] <= most["rounding"] + least["rounding"] + 1e-9:
             continue
-        one, other = (least, most) if lowest < highest else (most, least)
-        others = group.drop_duplicates(["place", "score"]).to_dict("records")
-        said = ", ".join(f"{row['place']} {_value(row)}" for row in others)
+        one, other = sorted((least, most), key=group.index)
+        said = ", ".join(dict.fromkeys(f"{row['place']} {_value(row)}" for row in group))
         apart = 100 * (most["score"] - least["score"])
         yield Finding(
             kind="repeat", grade="contradiction", place=f"{one['place']}, {other['place']}",
@@ -288,6 +293,10 @@ def _plain(name: str) -> str:
 def at(rows: pd.DataFrame, place: int) -> dict[str, Any]:
     """The row at that place, counted from 0."""
     return {str(key): value for key, value in rows.iloc[place].to_dict().items()}
+
+
+def _score(row: dict[Any, Any]) -> float:
+    return float(row["score"])
 
 
 def _cell(row: dict[Any, Any]) -> str:

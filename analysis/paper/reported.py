@@ -57,6 +57,9 @@ OBJECTIVES = (
     "base", "nll", "p", "power", "convexity", "unlikelihood", "logp_above", "logp_below", "p_above", "p_below",
     "unlikelihood_above", "unlikelihood_below", "reference",
 )  # fmt: skip
+_OF_SEEDS = ("seed_sd", "seeds_low", "seeds_high")
+# What of a gain only scores by question can tell.
+_BY_QUESTION = ("gain_low", "gain_high", "gain_seeds_low", "gain_seeds_high", "p_value", "p_holm", "p_bh", "mdd")
 _FORMULAS = {"base": "untrained", "nll": "−log p", "p": "−p", "logp_above": "−log p · 1[p ≥ 0.2]"}
 
 
@@ -183,8 +186,8 @@ def reported_means(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The main grid (Tables 1 to 3) with the columns of `continuum.means`, and `source`.
 
     Figlet fonts by exact match. The prior is that of Table 5, its interval and that of the mean nan; the region is the
-    paper's, by the domain; n is the benchmark's number of questions. The averages that the paper prints are left out:
-    benchmarks.by_place makes them from the columns.
+    paper's, by the domain; n is the benchmark's number of questions, seeds 1 as no more are told of. The averages that
+    the paper prints are left out: benchmarks.by_place makes them from the columns.
     """
     table = reported() if table is None else table
     rows = []
@@ -203,7 +206,7 @@ def reported_gains(table: pd.DataFrame | None = None, reference: str = REFERENCE
     of_reference = means[means["objective"] == reference].set_index(keys)["mean"]
     rows = means[~means["objective"].isin(("base", reference))]
     known = [of_reference.get(tuple(row), math.nan) for row in rows[keys].to_numpy(str)]
-    gains = rows.assign(gain=rows["mean"] - known, gain_low=math.nan, gain_high=math.nan)
+    gains = rows.assign(gain=rows["mean"] - known, significant_holm=False, **dict.fromkeys(_BY_QUESTION, math.nan))
     gains.loc[gains["gain"].isna(), "n"] = 0
     return gains.drop(columns=["mean", "low", "high"]).reset_index(drop=True)
 
@@ -223,8 +226,13 @@ def _place(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
     known = benchmarks().to_dict("index").get((domain, benchmark), {})
     temperature, samples = float(known.get("temperature", math.nan)), int(known.get("samples", 0))
     out |= {"decoding": "sampled" if temperature > 0 else "greedy", "temperature": temperature, "primary": True}
-    out |= {"region": row["region"] or region(prior), "n": int(known.get("questions", 0)), "samples": samples}
-    return out | {"seeds": 1, "seed_sd": math.nan, "source": "reported"}
+    out |= {
+        "region": row["region"] or region(prior),
+        "region_paper": row["region"],
+        "n": int(known.get("questions", 0)),
+        "samples": samples,
+    }
+    return out | {"seeds": 1, "source": "reported", **dict.fromkeys(_OF_SEEDS, math.nan)}
 
 
 def prior_of(table: pd.DataFrame, backbone: str, domain: str) -> float:

@@ -1,0 +1,123 @@
+"""Figures of the reported numbers, and of ours with the reported ones beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.style import STYLE, averaged, colours, counts, in_order, legend_text, note, plain
+from analysis.paper.reported import formulas, reported_gains
+from analysis.sources.table import Prior, Results
+from analysis.statistics.benchmarks import PRIMARY, by_place
+from analysis.statistics.continuum import REFERENCE, gains
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FORMATS = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    ".svg": {"Date": None, "Creator": None},
+}
+
+
+def write_reported_figures(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """continuum-reported and gains-reported as PNG, PDF and SVG; the paths of the PNG files. None for a table without
+    the main grid.
+    """
+    from analysis.figures.continuum import continuum
+
+    rows = placed_gains(table)
+    if rows.empty:
+        return []
+
+    def figures() -> Iterator[tuple[str, Figure]]:
+        yield "continuum-reported", continuum(rows[rows["prior"].notna()], formulas())
+        yield "gains-reported", gain_bars(rows)
+
+    return _write(figures(), folder)
+
+
+def write_overlay(results: Results, table: pd.DataFrame, folder: Path, prior: Prior = "clean") -> list[Path]:
+    """continuum-<decoding>-overlay: our gains with the paper's as open marks, per decoding that has any of them."""
+    from analysis.figures.continuum import continuum
+    from analysis.figures.overlay import reported_at
+
+    theirs, ours = placed_gains(table), by_place(gains(results, prior), results.cells)
+
+    def figures() -> Iterator[tuple[str, Figure]]:
+        for decoding in dict.fromkeys(ours["decoding"]):
+            rows = ours[(ours["decoding"] == decoding) & (ours["n"] > 0) & ours["prior"].notna()]
+            rows = rows[rows["variant"] == ""]
+            if len(rows) and len(reported_at(rows, theirs)):
+                yield f"continuum-{decoding}-overlay", continuum(rows, results.formulas, prior, theirs)
+
+    return _write(figures(), folder) if len(theirs) and len(ours) else []
+
+
+def placed_gains(table: pd.DataFrame) -> pd.DataFrame:
+    """The reported gains, a row per backbone, domain and objective."""
+    rows = reported_gains(table)
+    if rows.empty:
+        return rows
+    placed = by_place(rows)
+    several = placed["decoding"].eq(PRIMARY).any()
+    placed = placed[placed["decoding"] == PRIMARY] if several else placed
+    return placed[placed["gain"].notna()].reset_index(drop=True)
+
+
+def gain_bars(rows: pd.DataFrame) -> Figure:
+    """Gain over NLL in points, a bar per objective and point of `placed_gains`, weakest prior at the bottom."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    points = list(dict.fromkeys(rows["point"]))
+    names, palette = in_order(rows["objective"]), colours(rows["objective"])
+    figure = Figure(figsize=(7.2, 0.27 * len(points) + 1.35))
+    ax = figure.subplots()
+    height = 0.8 / len(names)
+    for row in rows.to_dict("records"):
+        here = in_order(rows.loc[rows["point"] == row["point"], "objective"])
+        y = -points.index(row["point"]) - (here.index(row["objective"]) - (len(here) - 1) / 2) * height
+        ax.barh([y], [100 * row["gain"]], height=0.92 * height, color=palette[row["objective"]], linewidth=0, zorder=2)
+        right = row["gain"] >= 0
+        text, look = f"{100 * row['gain']:+.1f}".replace("-", "−"), {"fontsize": 6, "va": "center"}
+        ax.annotate(text, (100 * row["gain"], y), xytext=(2 if right else -2, 0), textcoords="offset points",
+                    ha="left" if right else "right", **look)  # fmt: skip
+    first = rows.drop_duplicates("point").set_index("point")
+    strengths = [f"{plain(p)} ({first.loc[p, 'region']}, prior {first.loc[p, 'prior']:.2f})" for p in points]
+    ax.set_yticks(-np.arange(len(points)), strengths, fontsize=7)
+    ax.tick_params(axis="y", length=0)
+    ax.axvline(0, color="#333333", linewidth=0.8, zorder=3)
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.margins(x=0.08, y=0.01)
+    ax.set_xlabel(f"score gain over {REFERENCE.upper()} (points)")
+    handles = [Patch(color=palette[name], label=legend_text(name, formulas())) for name in names]
+    figure.legend(handles=handles, ncols=4, loc="upper center", bbox_to_anchor=(0.6, 0.998))
+    text = (
+        f"Numbers as the paper reports them{averaged(rows)} (our means of the columns), figlet fonts by exact match; "
+    )
+    text += f"{counts(rows)}. The gains have no interval: no scores by question are reported. An objective without a "
+    note(figure, text + "bar was not run.")
+    tall = figure.get_figheight()
+    figure.subplots_adjust(left=0.31, right=0.985, top=1 - 0.3 / tall, bottom=0.85 / tall)
+    return figure
+
+
+def _write(figures: Iterator[tuple[str, Figure]], folder: Path) -> list[Path]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    with matplotlib.rc_context(STYLE):
+        for name, figure in figures:
+            for suffix, metadata in _FORMATS.items():
+                figure.savefig(folder / f"{name}{suffix}", metadata=metadata)
+            out.append(folder / f"{name}.png")
+    return out
