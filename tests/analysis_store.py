@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bll_sweeps.grid.axes import (
+    PRIOR_QUANTILES,
     Backbone,
     Benchmark,
     Decoding,
@@ -131,6 +132,7 @@ class StoreBuilder:
     length_limited: float | None = None  # of the sampled generations
     grader: str = "exact-v1"
     engine: str | None = None  # None: the records do not name it
+    distribution: str = ""  # what the priors' records tell of p: histogram, quantiles (older records) or neither
     written: set[str] = field(default_factory=set)
 
     def finish(self, one: Cell) -> None:
@@ -234,6 +236,11 @@ class StoreBuilder:
                 "sequences": len(rows),
                 "nll": 1.0,
             }
+            if self.distribution:
+                p = rng.beta(3 * prior + 0.05, 3 * (1 - prior) + 0.05, size=total)
+                result[which]["quantiles"] = {str(q): float(np.quantile(p, q)) for q in PRIOR_QUANTILES}
+            if self.distribution == "histogram":
+                result[which]["histogram"] = np.histogram(p, bins=50, range=(0, 1))[0].tolist()
         self._publish(job, result, {"sequences.jsonl": rows})
 
     def _train(self, job: Any, one: Cell) -> None:

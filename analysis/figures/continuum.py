@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.figures.panels import WIDTH, finish, objective_handles
 from analysis.figures.style import (
     MARKERS,
     PRIOR_NAMES,
@@ -17,11 +17,10 @@ from analysis.figures.style import (
     counts,
     decoding_name,
     in_order,
-    legend_text,
-    note,
     plain,
 )
-from analysis.statistics.continuum import REFERENCE, Prior, logit
+from analysis.statistics.continuum import REFERENCE, Prior
+from analysis.statistics.crossover import logit
 from analysis.statistics.intervals import REGION_EDGES, REGIONS
 
 if TYPE_CHECKING:
@@ -32,20 +31,27 @@ _NOISE_NAMES = {"uniform": "uniform noise", "imbalanced": "imbalanced noise", "m
 _TICKS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997)
 
 
-def continuum(rows: pd.DataFrame, formulas: dict[str, str], prior: Prior = "clean") -> Figure:
+def continuum(
+    rows: pd.DataFrame, formulas: dict[str, str], prior: Prior = "clean", reported: pd.DataFrame | None = None
+) -> Figure:
     """Gain over NLL against prior strength (logit axis) of the rows of one decoding and one variant, those of
     benchmarks.by_place.
 
     Below the axis a strip names each point and shows its prior strength with its interval. Objectives at one point are
-    drawn side by side around it.
+    drawn side by side around it. reported: gains in the same schema that are drawn as open marks, at their own prior
+    strengths, where `rows` have their point and objective.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.7))
-    upper, strip = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4.2, 1], "hspace": 0.04})
-    figure.subplots_adjust(left=0.085, right=0.985)  # the regions' names depend on their width
-    limits = _limits(rows)
-    markers = _draw_gains(upper, rows, limits)
+    figure = Figure(figsize=(WIDTH, 4.7))
+    strip_inches = max(0.75, 0.25 + 0.06 * int(rows["domain"].str.len().max()))
+    upper, strip = figure.subplots(2, 1, sharex=True, height_ratios=[3.0, strip_inches])
+    theirs = _reported_at(rows, reported)
+    both = pd.concat([rows, theirs]) if len(theirs) else rows
+    limits = _limits(both)
+    markers = _draw_gains(upper, rows, limits, all_rows=both)
+    if len(theirs):
+        _draw_gains(upper, theirs, limits, all_rows=both, filled=False)
     _shade(upper, limits, named=True)
     _shade(strip, limits, named=False)
     upper.set_ylabel(f"score gain over {REFERENCE.upper()}")
@@ -55,13 +61,23 @@ def continuum(rows: pd.DataFrame, formulas: dict[str, str], prior: Prior = "clea
     strip.set_xlabel(
         f"prior strength: mean p of the target tokens under the base model, {PRIOR_NAMES[prior]} (logit scale)"
     )
-    lines = _legend(figure, rows, formulas, markers)
     unit = "questions" if (rows["prior_questions"] > 0).all() else "sequences"
     more = "Strip: task and prior strength, with its 95 % bootstrap interval where wider than the mark, over "
     more += f"{_range(rows[f'prior_{unit}'])} training {unit}."
-    _caption(figure, rows, more)
-    figure.subplots_adjust(top=1 - (0.3 + 0.19 * lines) / 4.7, bottom=0.19)
+    if rows["prior_low"].isna().all():
+        more = "Strip: task and prior strength, which have no interval."
+    more += " Open marks: the paper's numbers, which have no intervals." if len(theirs) else ""
+    finish(figure, 3.6 + strip_inches, _handles(rows, formulas, markers), _caption(rows, more), gap=0.0)
     return figure
+
+
+def _reported_at(rows: pd.DataFrame, reported: pd.DataFrame | None) -> pd.DataFrame:
+    if reported is None:
+        return pd.DataFrame()
+    from analysis.figures.overlay import reported_at
+
+    theirs = reported_at(rows, reported)
+    return theirs[theirs["prior"].notna()] if len(theirs) else theirs
 
 
 def continuum_panels(rows: pd.DataFrame, formulas: dict[str, str], prior: Prior = "clean") -> Figure:
@@ -83,25 +99,13 @@ def continuum_panels(rows: pd.DataFrame, formulas: dict[str, str], prior: Prior 
             _shade(axes[i, j], limits, named=i == 0)
             _logit_axis(axes[i, j], limits, sparse=True)
             axes[i, j].set_title(titles[i][j], pad=13 if i == 0 else 4)
-    figure.supylabel(f"score gain over {REFERENCE.upper()}", fontsize=8.5, x=0.008)
-    figure.supxlabel(
-        f"prior strength, {PRIOR_NAMES[prior]} (logit scale)", fontsize=8.5, y=0.44 / figure.get_figheight()
-    )
-    lines = _legend(figure, rows, formulas, markers)
-    _caption(
-        figure,
-        rows,
-        "The panels without noise are one and the same." if sum(t[0] == "no noise" for t in titles) > 1 else "",
-    )
-    tall = figure.get_figheight()
-    figure.subplots_adjust(
-        left=0.085,
-        right=0.985,
-        top=1 - (0.5 + 0.19 * lines) / tall,
-        bottom=0.82 / tall,
-        hspace=0.3,
-        wspace=0.08,
-    )
+    for ax in axes[:, 0]:
+        ax.set_ylabel(f"gain over {REFERENCE.upper()}", fontsize=7.5)
+    for j in range(width):
+        axes[max(i for i, line in enumerate(panels) if j < len(line)), j].set_xlabel("prior strength", fontsize=7.5)
+    more = "The panels without noise are one and the same. " if sum(t[0] == "no noise" for t in titles) > 1 else ""
+    more += f"Prior strength: mean p of the target tokens under the base model, {PRIOR_NAMES[prior]} (logit scale)."
+    finish(figure, 1.75 * height + 0.25, _handles(rows, formulas, markers), _caption(rows, more))
     return figure
 
 
@@ -148,7 +152,21 @@ def dodge(rows: pd.DataFrame, width: float) -> np.ndarray:
     names = in_order(rows["objective"])
     step = min(0.13, width / max(len(names) - 1, 1))
     place = {name: (i - (len(names) - 1) / 2) * step for i, name in enumerate(names)}
-    return logit(rows["prior"].to_numpy(float)) + np.array([place[name] for name in rows["objective"]])
+    return _beside(rows, width) + np.array([place[name] for name in rows["objective"]])
+
+
+def _beside(rows: pd.DataFrame, width: float) -> np.ndarray:
+    """Logits of the prior strengths. Where points have one and the same prior strength (reported ones are rounded),
+    points stand side by side.
+    """
+    x_N = logit(rows["prior"].to_numpy(float))
+    points = rows.drop_duplicates("point").sort_values(["prior", "point"])
+    if not points["prior"].duplicated().any():
+        return x_N
+    # A point in several variants has a prior strength in each: it is moved by the same in all.
+    exact = logit(points["prior"].to_numpy(float))
+    shift = dict(zip(points["point"], _apart(exact, 0.4 * width) - exact, strict=True))
+    return np.asarray(x_N + np.array([shift[point] for point in rows["point"]]))
 
 
 def _draw_gains(
@@ -157,7 +175,9 @@ def _draw_gains(
     limits: tuple[float, float],
     size: float = 5.0,
     all_rows: pd.DataFrame | None = None,
+    filled: bool = True,
 ) -> dict[str, str]:
+    """Marks with their bars; a gain without an interval has no bar."""
     whole = rows if all_rows is None else all_rows
     palette, markers = colours(whole["objective"]), point_markers(whole)
     ax.axhline(0, color="#333333", linewidth=0.8, zorder=2)
@@ -168,12 +188,15 @@ def _draw_gains(
     placed = rows.assign(x=dodge(rows, width), marker=[markers[p] for p in rows["point"]])
     for (objective, marker), some in placed.groupby(["objective", "marker"], sort=False):
         bars = np.stack([some["gain"] - some["gain_low"], some["gain_high"] - some["gain"]])
+        colour = palette[str(objective)]
+        edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.3}
+        if not filled:
+            edge = {"markeredgecolor": colour, "markeredgewidth": 0.9, "markerfacecolor": "none"}
         ax.errorbar(
-            some["x"], some["gain"], yerr=np.maximum(bars, 0), color=palette[str(objective)], marker=str(marker),
-            linestyle="", markersize=size, markeredgecolor="white", markeredgewidth=0.3, elinewidth=1.0, capsize=1.6,
-            capthick=0.8, zorder=4,
+            some["x"], some["gain"], yerr=np.maximum(bars, 0), color=colour, marker=str(marker), linestyle="",
+            markersize=size, elinewidth=1.0, capsize=1.6, capthick=0.8, zorder=4, **edge,
         )  # fmt: skip
-    ends = whole[["gain_low", "gain_high"]].to_numpy(float)
+    ends = whole[["gain", "gain_low", "gain_high"]].to_numpy(float)
     margin = 0.06 * max(float(np.nanmax(ends) - np.nanmin(ends)), 0.1)
     ax.set_ylim(min(float(np.nanmin(ends)), -0.05) - margin, max(float(np.nanmax(ends)), 0.05) + margin)
     ax.set_xlim(*limits)
@@ -200,7 +223,9 @@ def _logit_axis(ax: Axes, limits: tuple[float, float], sparse: bool = False) -> 
 
 def _strip(ax: Axes, rows: pd.DataFrame, markers: dict[str, str], limits: tuple[float, float]) -> None:
     points = rows.drop_duplicates("point").sort_values("prior")
-    x_N = logit(points["prior"].to_numpy(float))
+    x_N = _beside(points, 0.045 * (limits[1] - limits[0]))
+    order = np.argsort(x_N, kind="stable")
+    points, x_N = points.iloc[order], x_N[order]
     places = _apart(x_N, 0.052 * (limits[1] - limits[0]))
     for x, place, row in zip(x_N, places, points.to_dict("records"), strict=True):
         low, high = logit(np.array([row["prior_low"], row["prior_high"]]))
@@ -246,29 +271,14 @@ def _apart(x_N: np.ndarray, gap: float) -> np.ndarray:
     return np.asarray(level + gap * np.arange(len(x_N)))
 
 
-def _legend(figure: Figure, rows: pd.DataFrame, formulas: dict[str, str], markers: dict[str, str]) -> int:
-    """Draws it at the top; the number of its lines."""
+def _handles(rows: pd.DataFrame, formulas: dict[str, str], markers: dict[str, str]) -> list[Any]:
+    """The legend's entries: objectives by colour, backbones by mark."""
     from matplotlib.lines import Line2D
 
-    palette = colours(rows["objective"])
-    entries = [
-        Line2D([], [], color=palette[o], linewidth=2.4, label=legend_text(o, formulas))
-        for o in in_order(rows["objective"])
-    ]
     backbones = dict.fromkeys((b, markers[p]) for b, p in sorted(zip(rows["backbone"], rows["point"], strict=True)))
-    shapes = [
-        Line2D([], [], color="#333333", marker=m, linestyle="", markersize=5, label=plain(b)) for b, m in backbones
-    ]
-    look: dict[str, Any] = {"loc": "upper center", "handlelength": 1.3, "columnspacing": 1.4, "handletextpad": 0.5}
-    if len(entries) + len(shapes) <= 7:
-        figure.legend(handles=entries + shapes, ncols=7, bbox_to_anchor=(0.53, 0.998), **look)
-        return 1
-    lines = math.ceil(len(entries) / 4)
-    figure.legend(handles=entries, ncols=math.ceil(len(entries) / lines), bbox_to_anchor=(0.53, 0.998), **look)
-    figure.legend(
-        handles=shapes, ncols=8, bbox_to_anchor=(0.53, 0.998 - 0.175 * lines / figure.get_figheight()), **look
-    )
-    return lines + 1
+    look: dict[str, Any] = {"color": "#333333", "linestyle": "", "markersize": 5}
+    shapes = [Line2D([], [], marker=mark, label=plain(name), **look) for name, mark in backbones]
+    return [*objective_handles(list(rows["objective"]), colours(rows["objective"]), formulas), *shapes]
 
 
 def _range(counts: pd.Series) -> str:
@@ -276,10 +286,17 @@ def _range(counts: pd.Series) -> str:
     return f"{low}{f' to {high}' if high > low else ''}"
 
 
-def _caption(figure: Figure, rows: pd.DataFrame, more: str) -> None:
-    text = (
-        f"{decoding_name(rows)}; {counts(rows)}. Bars: 95 % bootstrap interval of the difference paired by question"
-        f"{averaged(rows)}. "
+def _caption(rows: pd.DataFrame, more: str) -> str:
+    bars = f"Bars: 95 % bootstrap interval of the difference paired by question{averaged(rows)}. "
+    unknown = int(rows["gain_low"].isna().sum())
+    if unknown:
+        which = f"The gains{averaged(rows)}" if unknown == len(rows) else f"{unknown} of {len(rows)} gains"
+        bars = bars * (unknown < len(rows)) + f"{which}: no interval, as there are no scores by question. "
+    if "source" in rows and rows["source"].eq("reported").all():
+        more += " Numbers as the paper reports them, figlet fonts by exact match."
+    if rows.drop_duplicates("point")["prior"].duplicated().any():
+        more += " Points of nearly one prior strength stand side by side."
+    return (
+        f"{decoding_name(rows)}; {counts(rows)}. {bars}"
         f"Shades: model-weak (MW), -intermediate (MI), -strong (MS). {more}"
     )
-    note(figure, text)

@@ -52,10 +52,10 @@ def colours(objectives: Iterable[str]) -> dict[str, str]:
     among the alphas that are there; other names get the spare colours in alphabetical order.
     """
     names = list(dict.fromkeys(objectives))
-    others = sorted(name for name in names if name not in COLOURS and _alpha(name) is None)
+    others = sorted(name for name in names if name not in COLOURS and alpha_of(name) is None)
     out = COLOURS | {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
     for family, scale in _SCALES.items():
-        mine = [name for name in in_order(names) if (_alpha(name) or ("", 0))[0] == family]
+        mine = [name for name in in_order(names) if (alpha_of(name) or ("", 0))[0] == family]
         for i, name in enumerate(mine):
             out[name] = _on_scale(scale, i / (len(mine) - 1) if len(mine) > 1 else 0.5)
     return {name: out[name] for name in names}
@@ -66,11 +66,11 @@ def in_order(objectives: Iterable[str]) -> list[str]:
     order = {name: i for i, name in enumerate(COLOURS)}
     return sorted(
         dict.fromkeys(objectives),
-        key=lambda o: (order.get(o, len(order)), _alpha(o) is None, *(_alpha(o) or ("", 0.0)), o),
+        key=lambda o: (order.get(o, len(order)), alpha_of(o) is None, *(alpha_of(o) or ("", 0.0)), o),
     )
 
 
-def _alpha(name: str) -> tuple[str, float] | None:
+def alpha_of(name: str) -> tuple[str, float] | None:
     """Family and alpha of `power-0.3`; None for other names."""
     found = _SCALED.fullmatch(name)
     try:
@@ -130,7 +130,8 @@ STYLE: Any = {
     "legend.frameon": False,
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
-    "svg.hashsalt": "bll",
+    "svg.hashsalt": "bll",  # identifiers in SVG follow from it
+    "svg.fonttype": "none",  # text stays text
 }
 PRIOR_NAMES = {"clean": "on the clean answers", "as_trained": "on the answers as trained"}
 
@@ -179,6 +180,9 @@ def counts(rows: pd.DataFrame) -> str:
     rows = rows[rows["n"] > 0]
     if rows.empty:
         return "n = 0"
+    rows = rows.dropna(subset=["n", "samples", "seeds"])  # of reported numbers not all of them are known
+    if rows.empty:
+        return "n is not told"
     parts = []
     for column, one, many in (
         ("n", "question", "questions"),

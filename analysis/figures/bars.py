@@ -1,0 +1,99 @@
+"""Average performance: a panel per point, a bar per objective, the best one marked where the intervals say so."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.leaders import Key, Leader
+from analysis.figures.overlay import reported_at
+from analysis.figures.panels import (
+    MISSING,
+    REPORTED,
+    finish,
+    grid,
+    missing,
+    objective_handles,
+    places,
+    reported_handle,
+    spread,
+    strength,
+    title,
+)  # fmt: skip
+from analysis.figures.style import averaged, colours, counts, decoding_name, in_order
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def bars(
+    rows: pd.DataFrame,
+    formulas: dict[str, str],
+    best: dict[Key, Leader],
+    reported: pd.DataFrame | None = None,
+) -> Figure:
+    """Mean score per objective of the rows of one decoding, those of benchmarks.by_place over means.
+
+    reported: the paper's means in the same schema, drawn as open marks at the points that `rows` have.
+    """
+    found = places(rows)
+    names, palette = in_order(rows["objective"]), colours(rows["objective"])
+    figure, axes = grid(len(found))
+    theirs = reported_at(rows, reported)
+    for ax, (place, mine) in zip(axes, found, strict=True):
+        _panel(ax, mine, names, palette)
+        leader = best.get((place["backbone"], place["domain"], place["variant"], str(mine["decoding"].iloc[0])))
+        if leader is not None and leader.decided:
+            top = mine[mine["objective"] == leader.top].iloc[0]
+            _star(ax, names.index(leader.top), float(top["high"]), palette[leader.top])
+        for row in theirs[theirs["point"] == place["point"]].to_dict("records") if len(theirs) else []:
+            ax.plot([names.index(row["objective"])], [row["mean"]], zorder=5, **REPORTED)
+        ax.set_ylim(0, max(ax.get_ylim()[1], 0.02))
+        title(ax, f"{place['name']} ({strength(place)})")
+    for ax in axes[:: min(3, len(axes))]:
+        ax.set_ylabel("mean score", fontsize=7.5)
+    handles = objective_handles(names, palette, formulas) + ([reported_handle()] if len(theirs) else [])
+    finish(figure, 1.25 * math.ceil(len(axes) / 3) + 0.1, handles, _caption(rows))
+    return figure
+
+
+def _panel(ax: Axes, mine: pd.DataFrame, names: list[str], palette: dict[str, str]) -> None:
+    by = {row["objective"]: row for row in mine.to_dict("records")}
+    for i, name in enumerate(names):
+        row = by.get(name)
+        if row is None or not row["n"]:
+            what = "not in the grid" if row is None else "missing"
+            ax.text(i, 0.03, what, transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="bottom",
+                    fontsize=5.8 if len(names) <= 12 else 4.6, color=MISSING, style="italic")  # fmt: skip
+            continue
+        ends = np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
+        ax.bar([i], [row["mean"]], width=spread(len(names)), color=palette[name], linewidth=0, zorder=2)
+        ax.errorbar([i], [row["mean"]], yerr=np.maximum(ends, 0), color="#e8e8e8", elinewidth=2.2, zorder=3)
+        ax.errorbar([i], [row["mean"]], yerr=np.maximum(ends, 0), color="#333333", elinewidth=0.9, capsize=1.5,
+                    capthick=0.8, zorder=4)  # fmt: skip
+    ax.set_xlim(-0.7, len(names) - 0.3)
+    ax.set_xticks([])
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.locator_params(axis="y", nbins=4)
+
+
+def _star(ax: Axes, x: float, y: float, colour: str) -> None:
+    look: dict[str, Any] = {"markersize": 6, "markeredgecolor": "#333333", "markeredgewidth": 0.4}
+    reach = max(ax.get_ylim()[1], 0.02)
+    ax.plot([x], [y + 0.07 * reach], marker="*", color=colour, zorder=5, clip_on=False, **look)
+    ax.set_ylim(0, max(reach, y + 0.14 * reach))
+
+
+def _caption(rows: pd.DataFrame) -> str:
+    return (
+        f"{decoding_name(rows)}; {counts(rows)}. Bars: mean score{averaged(rows)}, with its 95 % interval (Wilson). "
+        "Star: the best of the trained objectives, where the 95 % interval of its difference to every other one, "
+        "paired by question, is above zero (not corrected for several comparisons). In brackets: prior "
+        "strength and region."
+        f"{missing(rows)}"
+    )
