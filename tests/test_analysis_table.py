@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.__main__ import main
 from analysis.sources.table import formula, load
 from analysis.statistics.continuum import gains
 from analysis.tables.results import results_csv, results_text
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.axes import Domain, Noise, Objective, Table, to_plain
 from bll_sweeps.store.layout import JobFiles, Layout
-from bll_sweeps.store.records import read_record
+from bll_sweeps.store.records import read_record, write_record
 from tests.analysis_store import OBJECTIVES, StoreBuilder, cell, lab_cells, lab_store
 
 POINTS = (("lab-a", "spell"), ("lab-c", "rot"))
@@ -440,3 +444,207 @@ def test_the_tables_write_a_quantile_that_the_store_tells(tmp_path: Path) -> Non
     builder.finish(one)
     builder.launch([(one, [])])
     assert load(tmp_path).formulas == {"logp_top": "−log p · 1[p ≥ Q0.9]"}
+
+
+# --- stores that are not as one would wish: load, and the command with its page and figures ---------------------------
+
+
+def command(root: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """(the page of `python -m analysis`, what it says on stderr)."""
+    assert main(["--source", str(root), "--out", str(out)]) == 0
+    assert (out / "figures").is_dir()
+    return html.unescape((out / "report.html").read_text()), capsys.readouterr().err
+
+
+def test_an_empty_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--source", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds no sweep" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_launch_without_cells_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    StoreBuilder(tmp_path).launch([])
+    results = load(tmp_path)
+    assert len(results.cells) == len(results.priors) == len(results.scores) == 0
+    (problem,) = results.problems
+    assert "names no cell" in problem
+    page, told = command(tmp_path, tmp_path / "out", capsys)
+    assert problem in page
+    assert problem in told
+
+
+def test_a_single_cell_is_shown_with_its_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
+    results = load(tmp_path)
+    assert results.cells["state"].tolist() == ["done", "done"]
+    assert results.problems == []
+    assert gains(results).empty
+    page, _ = command(tmp_path, tmp_path / "out", capsys)
+    assert results.cells["evaluate"].iloc[0] in page
+
+
+def test_an_objective_without_any_result_is_named_as_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder, cells = StoreBuilder(tmp_path, questions=5), lab_cells(("nll", "p"), POINTS, questions=5)
+    for one, _ in cells:
+        if one.objective.name == "nll":
+            builder.finish(one)
+    builder.launch(cells)
+    results = load(tmp_path)
+    assert set(results.missing["objective"]) == {"p"}
+    assert results.missing["why"].str.contains("is not done").all()
+    page, _ = command(tmp_path, tmp_path / "out", capsys)
+    for job in results.missing["train"]:
+        assert f"{job} is not done" in page
+
+
+@pytest.mark.parametrize("score", [math.nan, None])
+def test_scores_that_are_no_numbers_are_named_and_not_used(
+    tmp_path: Path, score: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab_store(tmp_path, objectives=("nll", "p"), points=POINTS[:1], questions=5)
+    job = cell(*POINTS[0], "p", questions=5).evaluate
+    attempt = Layout(tmp_path).job(job.id).attempt(1)
+    rows = [json.loads(line) for line in attempt.output("scores.exact-v1.jsonl").read_text().splitlines()]
+    rows[0]["sampled"][0] = score
+    attempt.output("scores.exact-v1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = read_record(Layout(tmp_path).job(job.id))
+    assert told is not None
+    write_record(attempt, job.id, told.result, sorted(told.outputs))  # a digest that fits: the grader wrote it so
+    results = load(tmp_path)
+    (problem,) = results.problems
+    assert "NaN, in 1 of 5 questions" in problem
+    assert set(results.missing["evaluate"]) == {job.id}
+    assert f"{job.id} has damaged scores" in results.missing["why"].iloc[0]
+    if score is not None:
+        page, told_too = command(tmp_path, tmp_path / "out", capsys)
+        assert problem in page
+        assert problem in told_too
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("which", ["record", "spec"])
+def test_what_a_newer_version_wrote_is_named_and_not_used(
+    tmp_path: Path, which: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab_store(tmp_path, objectives=("nll", "p"), points=POINTS[:1], questions=5)
+    files = Layout(tmp_path).job(cell(*POINTS[0], "p", questions=5).evaluate.id)
+    path = files.spec if which == "spec" else files.attempt(1).record
+    rewrite(path, lambda data: data.update(version=2))
+    results = load(tmp_path)
+    (problem,) = results.problems
+    assert f"{path} has version=2, this bll-sweeps reads version 1 only" in problem
+    states = results.cells.groupby("objective")["state"].first().to_dict()
+    assert states == {"nll": "done", "p": "done" if which == "spec" else "missing"}
+    if which == "record":
+        page, _ = command(tmp_path, tmp_path / "out", capsys)
+        assert problem in page
+
+
+def test_a_manifest_of_another_version_is_an_error(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
+    path = Layout(tmp_path).sweep("lab").manifest(1)
+    rewrite(path, lambda data: data.update(version=2))
+    with pytest.raises(StoreError, match="version=2"):
+        load(tmp_path)
+
+
+def test_a_manifest_whose_cells_lack_something_is_an_error_that_names_it(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
+    rewrite(Layout(tmp_path).sweep("lab").manifest(1), lambda data: data["cells"][0].pop("primary"))
+    with pytest.raises(StoreError, match="launch 1 of sweep lab lacks 'primary'"):
+        load(tmp_path)
+
+
+OLDER: dict[str, Callable[[dict[str, Any]], object]] = {
+    "evaluate": lambda data: data["result"].pop("metrics"),
+    "prior": lambda data: data["result"].pop("clean"),
+}
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_a_record_that_lacks_what_is_asked_of_it_is_named(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
+    job = getattr(cell(*POINTS[0], "nll", questions=5), kind)
+    rewrite(Layout(tmp_path).job(job.id).attempt(1).record, OLDER[kind])
+    results = load(tmp_path)
+    assert any(
+        job.id in problem and "another version of bll-sweeps wrote it" in problem for problem in results.problems
+    )
+    if kind == "prior":
+        page, _ = command(tmp_path, tmp_path / "out", capsys)
+        assert all(problem in page for problem in results.problems)
+
+
+@pytest.mark.parametrize("lacking", ["domain", "backbone", "benchmark", "objective"])
+def test_specs_that_lack_an_axis_are_named_and_their_scores_still_count(tmp_path: Path, lacking: str) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
+    for path in (tmp_path / "jobs").glob("*/spec.json"):
+        rewrite(path, lambda data: data["job"].pop(lacking, None))
+    results = load(tmp_path)
+    assert results.cells["state"].eq("done").any() or lacking == "benchmark"
+    assert any(f"lacks '{lacking}'" in problem for problem in results.problems)
+
+
+def test_an_objective_with_fields_of_a_later_version_is_named(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
+    one = cell(*POINTS[0], "nll", questions=5)
+    assert one.train is not None
+    rewrite(Layout(tmp_path).job(one.train.id).spec, lambda data: data["job"]["objective"].update(curvature=2))
+    results = load(tmp_path)
+    assert any("objective of" in problem and "curvature" in problem for problem in results.problems)
+    assert (results.cells["state"] == "done").all()
+
+
+# --- priors -----------------------------------------------------------------------------------------------------------
+
+
+def test_priors_have_a_row_per_place_and_kind_of_answers(store: Path) -> None:
+    priors = load(store).priors
+    assert list(zip(priors["backbone"], priors["domain"], priors["answers"], strict=True)) == [
+        (backbone, task, answers) for backbone, task in POINTS for answers in ("clean", "as_trained")
+    ]
+    for row in priors.to_dict("records"):
+        record = read_record(Layout(store).job(row["prior"]))
+        assert record is not None
+        assert row["mean"] == pytest.approx(record.result[row["answers"]]["mean_p"])
+        assert row["low"] < row["mean"] < row["high"]
+        assert row["tokens"] == record.result[row["answers"]]["tokens"]
+        assert (row["sequences"], row["nll"], row["why"]) == (300, 1.0, "")
+    assert set(priors["region"]) == {"MS", "MW"}
+
+
+def test_priors_tell_quantiles_shares_and_histogram_where_the_record_does(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS, questions=5)
+    more = {"quantiles": {"0.1": 0.2, "0.5": 0.7}, "share_above_0.55": 0.6, "histogram": [3, 1]}
+    one = cell(*POINTS[0], "nll", questions=5).prior
+    rewrite(Layout(tmp_path).job(one.id).attempt(1).record, lambda data: data["result"]["clean"].update(more))
+    for _ in ("read", "from the cache"):
+        rows = load(tmp_path).priors.set_index(["backbone", "answers"])
+        told, older = rows.loc[("lab-a", "clean")], rows.loc[("lab-c", "clean")]
+        assert (told["quantile_0.1"], told["quantile_0.5"], told["share_above_0.55"]) == (0.2, 0.7, 0.6)
+        assert (json.loads(told["histogram"]), older["histogram"]) == ([3, 1], "")
+        assert math.isnan(older["quantile_0.5"]) and math.isnan(older["share_above_0.55"])
+
+
+def test_a_prior_that_is_missing_or_damaged_says_why(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS, questions=5)
+    first, second = (cell(*point, "nll", questions=5).prior for point in POINTS)
+    Layout(tmp_path).job(first.id).done.unlink()
+    rewrite(Layout(tmp_path).job(second.id).attempt(1).record, lambda d: d["result"]["clean"].update(mean_p=0.9))
+    priors = load(tmp_path).priors
+    assert priors["mean"].isna().all()
+    assert priors["tokens"].eq(0).all()
+    assert (
+        priors["why"].tolist()
+        == [f"{first.id} is not done (it was started)"] * 2 + [f"{second.id} has damaged outputs"] * 2
+    )

@@ -34,7 +34,7 @@ def distributions(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     for key, mine in results.cells.groupby(PLACE, sort=False):
         first: dict[Any, Any] = mine.sort_values("prior", ascending=False, kind="stable").iloc[0].to_dict()
         record = reader.record(first["prior"]) if first["prior"] else None
-        told: dict[str, Any] = record.result[prior] if record is not None else {}
+        told: dict[str, Any] = record.result.get(prior, {}) if record is not None else {}
         kind = next((name for name in ("histogram", "quantiles") if told.get(name)), "missing")
         rows.append(
             {
