@@ -110,7 +110,7 @@ def test_a_number_far_from_ours_is_outside(comparison: pd.DataFrame) -> None:
 def test_averages_carry_the_papers_own_spread(comparison: pd.DataFrame) -> None:
     row = _row(comparison, place="Table 1", backbone=BACKBONE, objective="p", benchmark="average")
     assert row["tolerance"] == pytest.approx(0.00005 + 0.0005 + 0.0061, abs=2e-5)
-    assert "columns average 32.62" in row["why"] and row["verdict"] == OUTSIDE
+    assert "these average 32.62 per cent" in row["why"] and row["verdict"] == OUTSIDE
     again = _row(comparison, place="Figure 6 left", objective="power-1.0")
     assert again["ours"] == row["ours"]  # p under another name
 

@@ -115,8 +115,8 @@ def _grouped(table: pd.DataFrame, names: list[str]) -> dict[tuple[str, ...], lis
 
 def _other_source(columns: list[dict[Any, Any]], whole: dict[Any, Any]) -> str:
     """Whether one more source, without a column, makes the average: which, and with how many right answers."""
-    for (domain, name), row in benchmarks().to_dict("index").items():
-        if row["reported"] or domain != whole["domain"]:
+    for row in benchmarks().reset_index().to_dict("records"):
+        if row["reported"] or row["domain"] != whole["domain"]:
             continue
         n = len(columns) + 1
         implied = 100 * (n * whole["score"] - sum(one["score"] for one in columns))
@@ -125,7 +125,7 @@ def _other_source(columns: list[dict[Any, Any]], whole: dict[Any, Any]) -> str:
         if ks:
             right = f"{ks[0]}" if len(ks) == 1 else f"{ks[0]} to {ks[-1]}"
             return (
-                f"it is the mean over {n} sources if {name}, which has no column, is at {implied:.2f} "
+                f"it is the mean over {n} sources if {row['benchmark']}, which has no column, is at {implied:.2f} "
                 f"({right} of {row['questions']} questions)"
             )
     return ""
@@ -139,10 +139,8 @@ def printed_averages(table: pd.DataFrame) -> dict[tuple[str, ...], str]:
     out = {}
     for line in _lines(table):
         if not line.agrees:
-            text = f"its columns average {line.mean:.2f} per cent"
-            told = (
-                f"{OTHER_SOURCES}: {text}" if line.explanation else f"the printed average is not the columns': {text}"
-            )
+            odd = OTHER_SOURCES if line.explanation else "the printed average is not that of its columns"
+            told = f"{odd}: these average {line.mean:.2f} per cent"
             out[tuple(line.key.values())] = told
     return out
 

@@ -85,9 +85,9 @@ def gain_bars(rows: pd.DataFrame) -> Figure:
         y = -points.index(row["point"]) - (here.index(row["objective"]) - (len(here) - 1) / 2) * height
         ax.barh([y], [100 * row["gain"]], height=0.92 * height, color=palette[row["objective"]], linewidth=0, zorder=2)
         right = row["gain"] >= 0
-        text, look = f"{100 * row['gain']:+.1f}".replace("-", "−"), {"fontsize": 6, "va": "center"}
+        text = f"{100 * row['gain']:+.1f}".replace("-", "−")
         ax.annotate(text, (100 * row["gain"], y), xytext=(2 if right else -2, 0), textcoords="offset points",
-                    ha="left" if right else "right", **look)  # fmt: skip
+                    ha="left" if right else "right", va="center", fontsize=6)  # fmt: skip
     first = rows.drop_duplicates("point").set_index("point")
     strengths = [f"{plain(p)} ({first.loc[p, 'region']}, prior {first.loc[p, 'prior']:.2f})" for p in points]
     ax.set_yticks(-np.arange(len(points)), strengths, fontsize=7)

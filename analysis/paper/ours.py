@@ -103,9 +103,10 @@ def _average(row: dict[Any, Any], reasons: dict[tuple[str, ...], str], stem: str
     known = benchmarks()
     wanted = [name for domain, name in known[known["reported"]].index if domain == row["domain"]]
     absent = [name for name in wanted if name not in parts]
-    reason = f"cell missing: {row['lacking']}" if row["lacking"] else next((why for why in parts.values() if why), "")
-    if absent and not reason:
-        reason = f"an average without {', '.join(absent)}"
+    reason = next((why for why in parts.values() if _of_place(why)), "")
+    if not reason and (row["lacking"] or absent):
+        reason = f"an average without a score: {row['lacking'] or ', '.join(absent)}"
+    reason = reason or next((why for why in parts.values() if why), "")
     numbers = {"mean": row[stem], "low": row["gain_low" if stem == "gain" else "low"]}
     numbers |= {"high": row["gain_high" if stem == "gain" else "high"]}
     metric = "gain_over_nll" if stem == "gain" else "accuracy"

@@ -139,7 +139,7 @@ def _head(rows: pd.DataFrame, column: str, definition: PaperTable, ours: Ours) -
     if known and definition.column != "domain":
         title = known["title"] if definition.column == "benchmark" else title
         return f"{title} (n = {known['questions']}{_our_counts(mine, ours)})"
-    return f"{title}{_our_counts(mine, ours, ' (', ')')}"
+    return title + _our_counts(mine, ours, " (n: ", ")")
 
 
 def _our_counts(mine: pd.DataFrame, ours: Ours, before: str = "; ", after: str = "") -> str:
