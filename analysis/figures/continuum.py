@@ -155,13 +155,17 @@ def dodge(rows: pd.DataFrame, width: float) -> np.ndarray:
     return _beside(rows, width) + np.array([place[name] for name in rows["objective"]])
 
 
+def _tied(rows: pd.DataFrame) -> bool:
+    """Whether points share a prior strength that is rounded, as reported ones are; measured ones have an interval."""
+    points = rows.drop_duplicates("point")
+    return bool(points["prior_low"].isna().all() and points["prior"].duplicated().any())
+
+
 def _beside(rows: pd.DataFrame, width: float) -> np.ndarray:
-    """Logits of the prior strengths. Where points have one and the same prior strength (reported ones are rounded),
-    points stand side by side.
-    """
+    """Logits of the prior strengths; points of one and the same rounded prior strength stand side by side."""
     x_N = logit(rows["prior"].to_numpy(float))
     points = rows.drop_duplicates("point").sort_values(["prior", "point"])
-    if not points["prior"].duplicated().any():
+    if not _tied(rows):
         return x_N
     # A point in several variants has a prior strength in each: it is moved by the same in all.
     exact = logit(points["prior"].to_numpy(float))
@@ -294,7 +298,7 @@ def _caption(rows: pd.DataFrame, more: str) -> str:
         bars = bars * (unknown < len(rows)) + f"{which}: no interval, as there are no scores by question. "
     if "source" in rows and rows["source"].eq("reported").all():
         more += " Numbers as the paper reports them, figlet fonts by exact match."
-    if rows.drop_duplicates("point")["prior"].duplicated().any():
+    if _tied(rows):
         more += " Points of nearly one prior strength stand side by side."
     return (
         f"{decoding_name(rows)}; {counts(rows)}. {bars}"
