@@ -87,6 +87,44 @@ def test_seeds_are_averaged_within_a_question_and_n_stays_the_questions(tmp_path
     assert (mean["mean"], mean["n"], mean["seeds"]) == (0.25, 2, 2)
 
 
+def test_the_interval_over_seeds_and_questions_holds_that_over_questions_and_is_unknown_for_one_seed(
+    tmp_path: Path, store: Path
+) -> None:
+    for table, stem in ((means(load(store)), ""), (gains(load(store)), "gain_")):
+        assert table[[f"{stem}seeds_low", f"{stem}seeds_high"]].isna().all(axis=None)
+    lab_store(tmp_path, objectives=("nll", "p"), points=POINTS[:1], seeds=(0, 1, 2), questions=30)
+    for table, low, high, stem in (
+        (means(load(tmp_path)), "low", "high", ""),
+        (gains(load(tmp_path)), "gain_low", "gain_high", "gain_"),
+    ):
+        row = table.query("decoding == 'sampled'").iloc[0]
+        assert row["seeds"] == 3
+        assert row[f"{stem}seeds_low"] < row[low] < row[high] < row[f"{stem}seeds_high"]
+
+
+def test_gains_tell_their_p_value_adjusted_over_the_decoding_and_what_could_be_detected(store: Path) -> None:
+    table = gains(load(store))
+    assert ((table["p_value"] < 0.05) == ((table["gain_low"] > 0) | (table["gain_high"] < 0))).all()
+    for _, rows in table.groupby("decoding"):
+        assert rows["p_holm"].min() == pytest.approx(min(1, len(rows) * rows["p_value"].min()))
+        assert (rows["p_bh"] <= rows["p_holm"]).all()
+    assert (table["significant_holm"] == (table["p_holm"] < 0.05)).all()
+    assert table["significant_holm"].any() and not table["significant_holm"].all()
+    width = table["gain_high"] - table["gain_low"]
+    assert table["mdd"].tolist() == pytest.approx((width / 2 * 2.8016 / 1.96).tolist(), rel=1e-3)
+
+
+def test_a_point_has_the_papers_region_only_in_the_papers_domains(store: Path, tmp_path: Path) -> None:
+    assert set(gains(load(store))["region_paper"]) == {""}
+    builder = StoreBuilder(tmp_path)
+    one = cell("lab-a", "spell", "nll")
+    domain = dataclasses.replace(one.domain, name="math")
+    benchmark = dataclasses.replace(one.benchmark, domain="math")
+    named = dataclasses.replace(one, domain=domain, benchmark=benchmark)
+    builder.launch([(named, [])])
+    assert means(load(tmp_path))["region_paper"].tolist() == ["MS"]
+
+
 def test_only_seeds_of_both_sides_are_compared(tmp_path: Path) -> None:
     builder = StoreBuilder(tmp_path)
     cells = [cell("lab-a", "spell", "nll"), cell("lab-a", "spell", "p"), cell("lab-a", "spell", "p", seed=1)]
