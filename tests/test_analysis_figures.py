@@ -122,16 +122,18 @@ def test_noise_kinds_go_down_and_rates_across(noise: Results) -> None:
     assert titles == ["no noise", "uniform noise, 20 %", "no noise", "imbalanced noise, 20 %"]
 
 
-def test_figures_are_png_and_pdf_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_figures_are_png_pdf_and_svg_with_the_same_bytes_each_time(tmp_path: Path) -> None:
     lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "rot"), ("lab-c", "rot")), questions=5)
     results = load(tmp_path / "runs")
     mean_table, gain_table = sampled(means(results)), sampled(gains(results, resamples=200))
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         pngs = write_figures(results, mean_table, gain_table, folder)
-    assert [path.stem for path in pngs] == ["continuum-sampled", "heatmap-sampled", "curves"]
+    assert [path.stem for path in pngs] == [
+        "continuum-sampled", "scheme-sampled", "bars-sampled", "heatmap-sampled", "likelihood", "curves"
+    ]  # fmt: skip
     names = sorted(path.name for path in folders[0].iterdir())
-    assert {Path(name).suffix for name in names} == {".png", ".pdf"}
+    assert sorted(Path(name).suffix for name in names) == [".md"] + [".pdf"] * 6 + [".png"] * 6 + [".svg"] * 6
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
 
 
@@ -139,7 +141,12 @@ def test_a_sweep_without_scores_gives_no_figure_of_gains(tmp_path: Path) -> None
     lab_store(tmp_path / "runs", objectives=("base",), points=(("lab-a", "rot"),), questions=5)
     results = load(tmp_path / "runs")
     pngs = write_figures(results, means(results), gains(results), tmp_path / "figures")
-    assert [path.name for path in pngs] == ["heatmap-sampled.png", "heatmap-greedy.png"]
+    assert [path.stem for path in pngs] == [
+        f"{kind}-{d}" for kind in ("bars", "heatmap") for d in ("sampled", "greedy")
+    ]
+    told = (tmp_path / "figures" / "figures.md").read_text()
+    for name in ("continuum", "scheme", "alpha", "quantile", "scale", "histograms", "likelihood", "curves"):
+        assert f"- {name}: not drawn, no " in told
 
 
 def test_every_objective_of_the_catalogue_has_its_own_colour() -> None:
@@ -206,6 +213,26 @@ def test_base_comes_first_then_the_reference() -> None:
 def test_formulas_become_mathtext() -> None:
     assert mathtext("−p^0.1") == "$-p^{0.1}$"
     assert mathtext("−log p · 1[p ≥ 0.2]") == r"$-\log  p \cdot 1[p \geq  0.2]$"
+
+
+def test_wide_ticks_do_not_run_into_the_axis_label(noise: Results) -> None:
+    table = sampled(gains(noise, resamples=200)).assign(gain=-0.0123, gain_low=-0.0127, gain_high=-0.0121)
+    figure = continuum_panels(table, noise.formulas)
+    FigureCanvasAgg(figure).draw()
+    for axes in (axes for axes in figure.axes if axes.get_ylabel()):
+        label = axes.yaxis.label.get_window_extent()
+        assert label.x0 >= 0
+        assert all(label.x1 <= tick.label1.get_window_extent().x0 for tick in axes.yaxis.get_major_ticks())
+
+
+def test_curves_of_few_steps_have_marks_and_missing_runs_are_named(lab: Results) -> None:
+    rows = curve_rows(lab, lab.cells, "clean")
+    few = rows[rows["step"] <= 20]
+    lines = curves(few, lab.formulas, lacking=["lab-a · spell p"]).axes[0].get_lines()
+    assert {line.get_marker() for line in lines} == {"o"}
+    assert {line.get_marker() for line in curves(rows, lab.formulas).axes[0].get_lines()} == {"None"}
+    texts = curves(few, lab.formulas, lacking=["lab-a · spell p"]).texts
+    assert any("Without a curve: lab-a · spell p." in text.get_text().replace("\n", " ") for text in texts)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=12).map(sorted), st.floats(0.1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ MOST = 5  # points of a page
 SIDES = {"above": "trained on the tokens with p ≥ its quantile", "below": "trained on the tokens with p ≤ its quantile"}
 # Without a threshold every token counts: p is above its quantile 0, and below its quantile 1.
 _ALL = {"above": 0.0, "below": 1.0}
+_BASES = {"logp": "−log p", "p": "−p", "unlikelihood": "log(1−p)"}
+_NAME = re.compile(rf"({'|'.join(_BASES)})_(above|below)\(threshold_quantile=(0?\.[0-9]+)\)")
 _COLOURS = {"−log p": COLOURS["nll"], "−p": COLOURS["p"], "log(1−p)": COLOURS["logp_above"]}
 _MARKERS = {"−log p": "o", "−p": "s", "log(1−p)": "^"}
 
@@ -30,11 +33,11 @@ def quantile_rows(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """The rows (benchmarks.by_place over means, one decoding) of the objectives with a threshold at a quantile, with
     `base` (the loss without it), `side` (above or below) and `quantile`; the losses on all tokens stand on both sides.
     """
-    known = {
-        name: found
-        for name, identity in cells[["objective", "identity"]].drop_duplicates().itertuples(index=False, name=None)
-        if identity and (found := _ablated(json.loads(identity))) is not None
-    }
+    known: dict[str, tuple[str, str, float]] = {}
+    for name, identity in cells[["objective", "identity"]].drop_duplicates().itertuples(index=False, name=None):
+        found = _ablated(json.loads(identity)) if identity else _named(name)
+        if found is not None:
+            known.setdefault(name, found)
     parts = []
     for side in SIDES:
         mine = rows[[name in known and known[name][1] in (side, "all") for name in rows["objective"]]]
@@ -60,6 +63,12 @@ def _ablated(identity: dict[str, Any]) -> tuple[str, str, float] | None:
         return base, "all", 0.0
     base += " over the kept tokens" if identity.get("normaliser") == "survivors" else ""
     return base, str(identity["keep"]), float(identity["quantile"])
+
+
+def _named(name: str) -> tuple[str, str, float] | None:
+    """The same of a cell without a spec, from a name as grids give it: `logp_above(threshold_quantile=0.1)`."""
+    found = _NAME.fullmatch(name)
+    return (_BASES[found[1]], found[2], float(found[3])) if found else None
 
 
 def quantile_ablation(rows: pd.DataFrame, reported: pd.DataFrame | None = None) -> Figure:
