@@ -26,7 +26,7 @@ VEGA_LITE = "6.1"
 MOST_STEPS = 60  # of a training curve; more are thinned out, the last step is kept
 MOST_POINTS = 20_000  # of all curves; more runs have fewer steps each, at least _FEWEST_STEPS
 _FEWEST_STEPS = 4
-_HEIGHT, _STRIP = 330, 84  # pixels
+_HEIGHT = 330  # pixels
 _MOST_NAMES = 24  # of points below the continuum; more would lie on one another
 _TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999)
 
@@ -88,12 +88,13 @@ def continuum_chart(
     formulas: dict[str, str],
     prior: Prior,
     objectives: Sequence[str] = (),
+    backbones: Sequence[str] = (),
     reasons: Mapping[tuple[str, ...], str] | None = None,
 ) -> Spec | None:
     """Gain over NLL against prior strength, of rows of benchmarks.by_place; hover tells a mark's numbers.
 
     A comparison without data is a cross at the foot of its place, with its reason. None if no gain has a place.
-    objectives: all of the page, whose colours are shared; reasons: (backbone, domain, variant, objective) -> why.
+    objectives, backbones: all of the page, whose colours and marks are shared; reasons: (backbone, domain, variant, objective) -> why.
     """
     rows = gains[gains["prior"].notna()] if len(gains) else gains
     known = rows[(rows["n"] > 0) & rows["gain"].notna()] if len(rows) else rows
@@ -105,7 +106,13 @@ def continuum_chart(
     low, high = float(places.min()) - 0.6, float(places.max()) + 0.6
     decodings = list(dict.fromkeys(data.sort_values("primary", ascending=False, kind="stable")["decoding"]))
     chosen = [{"filter": "datum.decoding === decoding && datum.variant === variant"}]
-    layers = [*_shades(), _zero(), *_marks(data, objectives), _crosses(), *_strip(low, high)]
+    layers = [
+        *_shades(),
+        _zero(),
+        *_marks(data, objectives, backbones),
+        _crosses(),
+        *_strip(low, high, list(rows["point"])),
+    ]
     for layer in layers:
         if layer["data"]["name"] in ("gains", "lacking"):
             layer["transform"] = chosen + _shown(*AXES)
@@ -197,10 +204,10 @@ def _colour(names: Sequence[str], objectives: Sequence[str]) -> Spec:
     return {"field": "objective", "type": "nominal", "scale": scale, "legend": None}
 
 
-def _marks(data: pd.DataFrame, objectives: Sequence[str]) -> list[Spec]:
+def _marks(data: pd.DataFrame, objectives: Sequence[str], backbones: Sequence[str]) -> list[Spec]:
     """The interval of each gain, and its point, whose shape is the backbone's."""
     colour = _colour(in_order(data["objective"]), objectives)
-    by_backbone = shapes(list(data["backbone"].unique()))
+    by_backbone = shapes(list(dict.fromkeys([*backbones, *data["backbone"]])))
     shape_scale = {"domain": list(by_backbone), "range": list(by_backbone.values())}
     tips = {field: title for field, title in _TIPS.items() if field != "variant" or data["variant"].nunique() > 1}
     common = {"x": _x(), "color": colour, "tooltip": _tooltip(tips)}
@@ -232,8 +239,10 @@ def _shade_rows(low: float, high: float) -> list[Spec]:
     for (short, name), left, right in zip(REGIONS.items(), edges, edges[1:], strict=False):
         if left < high and right > low:
             ends = (max(left, low), min(right, high))
-            row = {"left": ends[0], "right": ends[1], "middle": sum(ends) / 2, "short": short}
-            rows.append(row | {"name": f"{name} ({short})", "shade": f"var(--{short.lower()})"})
+            share = (ends[1] - ends[0]) / (high - low)  # a narrow region has no room for its name
+            row = {"left": ends[0], "right": ends[1], "middle": sum(ends) / 2, "short": short if share > 0.1 else ""}
+            row["name"] = f"{name} ({short})" if share > 0.18 else short if share > 0.03 else ""
+            rows.append(row | {"shade": f"var(--{short.lower()})"})
     return rows
 
 
@@ -263,16 +272,17 @@ def _points(rows: pd.DataFrame) -> pd.DataFrame:
     return first[["point", "backbone", "domain", "variant"]].assign(x=place, prior_text=text)
 
 
-def _strip(low: float, high: float) -> list[Spec]:
+def _strip(low: float, high: float, names: Sequence[str]) -> list[Spec]:
     """A tick per point below the chart, its name where there is room, and the axis."""
     ticks = {round(float(logit(np.array(t))), 6): f"{t:g}".removeprefix("0") for t in _TICKS}
     shown = {place: text for place, text in ticks.items() if low < place < high}
+    room = 24 + round(3.9 * max(map(len, names)))  # pixels below the chart, for slanted names
     labels = "[" + ", ".join(f"'{text}'" for text in shown.values()) + "]"
     axis = {
         "values": list(shown),
         "labelExpr": f"{labels}[indexof({list(shown)}, round(datum.value * 1e6) / 1e6)]",
         "grid": False,
-        "offset": {"expr": f"names ? {_STRIP} : 16"},
+        "offset": {"expr": f"names ? {room} : 16"},
         "labelOverlap": "greedy",
     }
     x = _x() | {"axis": axis, "title": "prior strength (logit scale)", "scale": {"domain": [low, high], "nice": False}}

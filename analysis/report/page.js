@@ -156,6 +156,7 @@ function signals() {
   now.names = roomForNames && byId('chart-continuum').clientWidth > 640;
   now.lowest = rows.reduce((end, row) => Math.min(end, row.gain_low - 0.06), -0.06);
   now.highest = rows.reduce((end, row) => Math.max(end, row.gain_high + 0.06), 0.06);
+  now.highest += 0.06 * (now.highest - now.lowest); // for the regions' names
   return now;
 }
 
@@ -301,8 +302,13 @@ addEventListener('hashchange', () => { readHash(); draw(); byId(section)?.scroll
 addEventListener('resize', drawCharts);
 
 // --- on paper ------------------------------------------------------------------------------------------------------
-let opened = [];
+let opened = [], headings = [];
+// A head that holds a button is printed on the first page only, one of text on every page of its table.
 addEventListener('beforeprint', () => {
+  for (const button of all('th button')) {
+    headings.push([button, button.parentElement]);
+    button.replaceWith(button.textContent);
+  }
   opened = all('details:not([open]):not(.log):not(.menu)');
   for (const details of opened) details.open = true;
   for (const table of Object.values(tables)) {
@@ -314,6 +320,8 @@ addEventListener('beforeprint', () => {
   }
 });
 addEventListener('afterprint', () => {
+  for (const [button, cell] of headings) cell.replaceChildren(button);
+  headings = [];
   for (const details of opened) details.open = false;
   for (const cut of all('.note.cut')) cut.remove();
   for (const table of Object.values(tables)) {

@@ -68,7 +68,7 @@ def html_page(
     why = reasons(results)
     objectives = facets.values["objective"]
     charts = {
-        "continuum": continuum_chart(placed, results.formulas, prior, objectives, why),
+        "continuum": continuum_chart(placed, results.formulas, prior, objectives, facets.values["backbone"], why),
         "curves": curves_chart(results, prior, objectives),
     }
     sections = [

@@ -47,6 +47,7 @@ def continuum_section(results: Results, placed: pd.DataFrame, chart: Spec | None
         "<p class=empty id=none-continuum hidden>The sweep has no gain to show for this choice.</p>"
         + _legend(chart["datasets"]["gains"], results, facets)
         + _legend_of_crosses(chart)
+        + _unplaced(placed)
         + _averaged(placed)
         + _crossovers(placed, prior)
     )
@@ -94,6 +95,16 @@ def _legend_of_crosses(chart: Spec) -> str:
         f"<p class=note><b class=bad>×</b> missing: {lacking} of {all_of_them} comparisons (all decodings) have no "
         "data; each tells why on hover, and so does the table of gains.</p>"
     )
+
+
+def _unplaced(placed: pd.DataFrame) -> str:
+    """Points without a place on the continuum."""
+    names = list(dict.fromkeys(placed.loc[placed["prior"].isna(), "point"]))
+    if not names:
+        return ""
+    more = f", and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    shown = escape(", ".join(names[:_MOST_NAMED]))
+    return f"<p class=note>Not drawn, for want of a prior strength (its job is not done): {shown}{more}.</p>"
 
 
 def _averaged(placed: pd.DataFrame) -> str:
