@@ -102,7 +102,6 @@ HOMES = {
     "submitit": ("bll_sweeps.cluster",),
     "pandas": ("analysis",),
     "matplotlib": ("analysis",),
-    "altair": ("analysis",),
     "vl_convert": ("analysis",),
 }
 # The most that a module may load when it is merely imported: planning, status and analysis stay light.
