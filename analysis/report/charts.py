@@ -94,7 +94,8 @@ def continuum_chart(
     """Gain over NLL against prior strength, of rows of benchmarks.by_place; hover tells a mark's numbers.
 
     A comparison without data is a cross at the foot of its place, with its reason. None if no gain has a place.
-    objectives, backbones: all of the page, whose colours and marks are shared; reasons: (backbone, domain, variant, objective) -> why.
+    objectives, backbones: all of the page, whose colours and marks are shared; reasons: (backbone, domain, variant,
+    objective) -> why.
     """
     rows = gains[gains["prior"].notna()] if len(gains) else gains
     known = rows[(rows["n"] > 0) & rows["gain"].notna()] if len(rows) else rows
