@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     parser = _parser()
     known, overrides = parser.parse_known_args(arguments)
-    if known.command in ("launch", "plan", "fetch"):
+    if known.command in ("launch", "plan", "fetch", "advise"):
         misplaced = [text for text in overrides if text.startswith("-")]
         if misplaced:
             raise UsageError(f"{misplaced[0]} is no option of `bll {known.command}`; overrides are written key=value")
@@ -117,8 +118,19 @@ def _looking(commands: Any) -> None:
     sub.add_argument("--view", type=int, choices=(16, 14), default=16, help=view)
     claims = "recompute from the records which end of the continuum each objective wins"
     sub.add_argument("--claims", action="store_true", help=claims)
+    _advising(commands)
     sub = _on_sweep(commands, "report", _report, "Figures and one self-contained HTML page.")
     sub.add_argument("--out", type=Path, default=None, help="default: <run root>/reports/SWEEP")
+
+
+def _advising(commands: Any) -> None:
+    text = "Which objective the evidence in the store favours for a backbone on a domain, and what would settle it."
+    sub = _on_root(commands, "advise", _advise, text)
+    which = "backbone=NAME domain=NAME (or benchmark=NAME), objective=nll,p for some only"
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=which)
+    sub.add_argument("--no-run", action="store_true", help="only read: do not measure prior strength that is not known")
+    sub.add_argument("--validate", action="store_true", help="leave out one setting of the store at a time instead")
+    sub.add_argument("--json", action="store_true")
 
 
 def _at_least_one(text: str) -> int:
@@ -489,6 +501,57 @@ def _report(args: argparse.Namespace) -> int:
     code = _with_problems(results.problems)
     print(page)
     return code
+
+
+def _advise(args: argparse.Namespace) -> int:
+    from analysis.advice.advise import advise, plain
+    from analysis.advice.evidence import conditions_of, prior_strength, read_evidence
+    from analysis.advice.text import advice_text
+
+    if args.validate:
+        return _validate(args)
+    prepared, objectives, setting, job = _asked_about(args)
+    cell, root = prepared.plan.cells[0].cell, prepared.layout.root
+    noise = cell.domain.noise
+    evidence = read_evidence(root, conditions_of((noise.kind, noise.rate), dataclasses.asdict(cell.recipe)))
+    prior = prior_strength(root, job)
+    advice = advise(evidence, cell.backbone.name, cell.domain.name, prior, objectives, setting)
+    print(json.dumps(plain(advice), indent=1) if args.json else advice_text(advice), end="\n" if args.json else "")
+    return _with_problems(evidence.problems)
+
+
+def _asked_about(args: argparse.Namespace) -> tuple[Any, list[str], list[str], str]:
+    """(the plan of the base cell, the objectives to compare, how a launch names the setting, its prior job: done)."""
+    from bll_sweeps.cluster.advise import as_axes, measure
+    from bll_sweeps.cluster.local import LocalOptions
+    from bll_sweeps.grid.schema.config import conf_dir, user_conf_dir
+    from bll_sweeps.grid.schema.grids import adhoc_name
+
+    axes, setting = as_axes(args.overrides, [folder for folder in (conf_dir(), user_conf_dir()) if folder])
+    root = [f"paths.root={json.dumps(str(args.root.expanduser().absolute()))}"] if args.root else []
+    with _hydra() as hydra:
+        _, composed, launcher = _translated(lambda: _composed(hydra, [*axes, *root]))
+    if not launcher["_target_"].endswith(".LocalLauncher"):
+        where = "measures on this machine: launch objective=base there first, then ask with --no-run"
+        raise UsageError(f"hydra.launcher={launcher['_target_']!r}: `bll advise` {where}")
+    objectives = [str(cell.config["objective"]["name"]) for cell in composed]
+    prepared = _prepared(composed[:1], launcher)
+    workers = LocalOptions(launcher["workers"], launcher["timeout_min"])
+    name = adhoc_name([composed[0].overrides]).replace("adhoc", "advise")
+    return prepared, objectives, setting, measure(name, prepared, sys.argv, workers, run=not args.no_run)
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from analysis.advice.evidence import read_evidence
+    from analysis.advice.text import validation_text
+    from analysis.advice.validate import validate, validation_plain
+
+    if args.overrides:
+        raise UsageError(f"{args.overrides[0]} has no meaning with --validate, which takes each setting in turn")
+    evidence = read_evidence(_layout(args).root)
+    table = validate(evidence)
+    print(json.dumps(validation_plain(table), indent=1) if args.json else validation_text(evidence, table).rstrip())
+    return _with_problems(evidence.problems)
 
 
 def _gc(args: argparse.Namespace) -> int:

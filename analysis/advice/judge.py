@@ -1,0 +1,88 @@
+"""One objective against NLL at one setting, by the other settings of the evidence and by its own measurement.
+
+One fixed method, chosen before any sweep was looked at: the gain over NLL is a line in logit(prior strength) over all
+settings but the one asked about (statistics/crossover.py). What is said of that one is the line's prediction, with the
+scatter between settings in it. Where it has been measured and its difference is significant, that decides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from analysis.advice.evidence import Evidence
+from analysis.statistics.benchmarks import PRIMARY
+from analysis.statistics.crossover import Crossover, Prediction, crossover_of, fit, settings_of
+from analysis.statistics.intervals import Interval, Z
+
+SURE = 0.9  # an objective is advised, not only leaned to, from this probability on
+Verdict = Literal["better", "worse", "undecided"]  # than NLL
+By = Literal["measured", "predicted", ""]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A gain over NLL at one setting with its 95 % interval, over questions and, from two seeds on, seeds too."""
+
+    gain: float
+    low: float
+    high: float
+    questions: int
+    seeds: int
+
+    @property
+    def significant(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One objective against NLL. predicted: from the other settings, None where they are too few. measured: at this
+    very setting, with the interval over questions and, from two seeds on, seeds. verdict: by the measurement where that
+    is significant, else by the prediction where its probability is at least SURE. beyond: the prior strength lies
+    outside those of the evidence. crossover: of the other settings.
+    """
+
+    objective: str
+    verdict: Verdict
+    by: Literal["measured", "predicted", ""]
+    predicted: Prediction | None
+    measured: Measured | None
+    beyond: bool
+    crossover: Crossover
+
+    @property
+    def gain(self) -> float:
+        """The better known of the two; nan where neither is."""
+        if self.measured is not None and (self.by == "measured" or self.predicted is None):
+            return self.measured.gain
+        return self.predicted.gain if self.predicted is not None else math.nan
+
+
+def judge(evidence: Evidence, backbone: str, domain: str, prior: Interval, objective: str) -> Judgement:
+    """One objective against NLL at one setting, which is not among those of the line."""
+    others = settings_of(evidence.without(backbone, domain), objective, PRIMARY)
+    line = fit(others)
+    error = (prior.high - prior.low) / (2 * Z)
+    predicted = line.new(prior.mean, 0.0 if math.isnan(error) else error) if line else None
+    row = evidence.at(backbone, domain, objective)
+    measured = _measured(row) if row is not None else None
+    verdict, by = _verdict(predicted, measured)
+    observed = crossover_of(others)
+    beyond = line is not None and not observed.range[0] <= prior.mean <= observed.range[1]
+    return Judgement(objective, verdict, by, predicted, measured, beyond, observed)
+
+
+def _measured(row: dict[str, Any]) -> Measured:
+    over_seeds = row.get("gain_seeds_low", math.nan), row.get("gain_seeds_high", math.nan)
+    low, high = (row["gain_low"], row["gain_high"]) if math.isnan(over_seeds[0]) else over_seeds
+    return Measured(float(row["gain"]), float(low), float(high), int(row["n"]), int(row["seeds"]))
+
+
+def _verdict(predicted: Prediction | None, measured: Measured | None) -> tuple[Verdict, By]:
+    if measured is not None and measured.significant:
+        return ("better" if measured.gain > 0 else "worse"), "measured"
+    if predicted is not None and max(predicted.better, 1 - predicted.better) >= SURE:
+        return ("better" if predicted.better > 0.5 else "worse"), "predicted"
+    return "undecided", ""

@@ -1,0 +1,232 @@
+"""Advice: what counts as evidence, what it says of a setting, what would settle it, and its test by leaving out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from analysis.advice.__main__ import main
+from analysis.advice.advise import advise, plain, reported_in
+from analysis.advice.evidence import Conditions, Evidence, conditions_of, prior_strength, read_evidence
+from analysis.advice.judge import SURE, judge
+from analysis.advice.text import advice_text, validation_text
+from analysis.advice.validate import validate, validation_plain
+from analysis.statistics.intervals import Interval
+from bll_sweeps.errors import StoreError, UsageError
+from bll_sweeps.grid.axes import Noise
+from tests.analysis_store import StoreBuilder, lab_cells, lab_store
+
+OBJECTIVES = ("base", "nll", "p", "logp_above")
+STRONG, WEAK = Interval(0.97, 0.96, 0.98, 300), Interval(0.06, 0.05, 0.07, 300)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    lab_store(root, objectives=OBJECTIVES, questions=50)
+    return root
+
+
+@pytest.fixture(scope="module")
+def evidence(root: Path) -> Evidence:
+    return read_evidence(root)
+
+
+def test_evidence_is_the_gains_of_every_setting_by_the_primary_decoding(evidence: Evidence) -> None:
+    assert len(evidence.table) == 9 * 2
+    assert evidence.table["decoding"].unique().tolist() == ["primary"]
+    assert (evidence.objectives, evidence.sweeps, evidence.left_out) == (["p", "logp_above"], ["lab"], [])
+    row = evidence.at("lab-c", "rot", "p")
+    assert row is not None and row["gain"] < -0.2  # by sampling; by greedy decoding it would be -1
+
+
+def test_another_noise_recipe_or_variant_is_left_out_and_named(tmp_path: Path) -> None:
+    builder = lab_store(tmp_path, objectives=("nll", "p"), questions=20)
+    noisy = lab_cells(("nll", "p"), (("lab-b", "rot"),), (Noise(kind="uniform", rate=0.4),), questions=20)
+    (one, overrides), *_ = lab_cells(("p",), (("lab-a", "rot"),), questions=20)
+    longer = dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, steps=999), seed=7)
+    rows = dataclasses.replace(one, seed=8)
+    cells = [*noisy, (longer, [*overrides, "seed=7"]), (rows, [*overrides, "domain.rows=9", "seed=8"])]
+    for cell, _ in cells:
+        builder.finish(cell)
+    builder.launch(cells, sweep="more")
+    found = read_evidence(tmp_path)
+    assert len(found.table) == 9
+    assert found.left_out == [
+        "another label noise (uniform 0.4): lab-b x rot",
+        "another recipe (sft): lab-a x rot",
+        "another variant (domain.rows=9): lab-a x rot",
+    ]
+    assert read_evidence(tmp_path, Conditions(("uniform", 0.4), found.conditions.recipe)).table[
+        "backbone"
+    ].tolist() == ["lab-b"]
+
+
+def test_a_setting_of_several_sweeps_counts_once_with_the_most_seeds(tmp_path: Path) -> None:
+    builder = lab_store(tmp_path, objectives=("nll", "p"), questions=20)
+    more = lab_cells(("nll", "p"), (("lab-c", "spell"),), seeds=(0, 1, 2), questions=20)
+    for cell, _ in more:
+        builder.finish(cell)
+    builder.launch(more, sweep="more")
+    found = read_evidence(tmp_path)
+    row = found.at("lab-c", "spell", "p")
+    assert len(found.table) == 9
+    assert row is not None and (row["seeds"], row["sweep"]) == (3, "more")
+    assert read_evidence(tmp_path, sweeps=["lab"]).sweeps == ["lab"]
+    with pytest.raises(UsageError, match="sweep='lob' is unknown; did you mean 'lab'"):
+        read_evidence(tmp_path, sweeps=["lob"])
+
+
+def test_a_recipe_is_the_same_whatever_it_is_called(evidence: Evidence) -> None:
+    (one, _), *_ = lab_cells(("p",), (("lab-a", "rot"),))
+    recipe = dataclasses.asdict(dataclasses.replace(one.recipe, name="other"))
+    assert conditions_of(("uniform", 0.2), recipe) == evidence.conditions
+    assert conditions_of(("none", 0.3), recipe) == conditions_of(("uniform", 0.0), recipe)
+
+
+def test_a_new_setting_is_advised_by_its_prior_strength(evidence: Evidence) -> None:
+    strong = advise(evidence, "new", "spell", STRONG, ["nll", "p"])
+    weak = advise(evidence, "new", "spell", WEAK, ["p"])
+    assert (strong.favoured, strong.leaning, strong.region) == ("p", "p", "MS")
+    assert (weak.favoured, weak.leaning, weak.region) == ("nll", "nll", "MW")
+    for one in (*strong.judgements, *weak.judgements):
+        assert one.by == "predicted" and one.measured is None and one.predicted is not None
+        assert one.predicted.settings == 9
+        assert one.predicted.low < one.predicted.gain < one.predicted.high
+
+
+def test_between_the_ends_the_evidence_does_not_decide_and_says_so(evidence: Evidence) -> None:
+    advice = advise(
+        evidence, "new", "spell", Interval(0.6, 0.59, 0.61, 300), ["p"], ["backbone=new", "benchmark=spell"]
+    )
+    assert advice.favoured == ""
+    assert "advice: undecided, leaning to" in advice_text(advice)
+    own, other = advice.settle
+    assert own.command == "bll launch objective=nll,p backbone=new benchmark=spell seed=0,1,2"
+    assert other.overrides[0] == "objective=nll,p" and "the widest interval nearby" in other.why
+
+
+def test_a_significant_measurement_at_the_setting_itself_decides(evidence: Evidence) -> None:
+    advice = advise(evidence, "lab-c", "rot", STRONG, ["p"])  # a prior strength that alone would favour -p
+    one = advice.judgements[0]
+    assert one.predicted is not None and one.predicted.better > SURE
+    assert (one.verdict, one.by, advice.favoured) == ("worse", "measured", "nll")
+    assert advice.settle == []
+
+
+def test_a_setting_is_not_predicted_from_itself(evidence: Evidence) -> None:
+    before = judge(evidence, "lab-c", "rot", WEAK, "p")
+    mine = evidence.table["point"] == "lab-c · rot"
+    moved = evidence.table.assign(
+        gain=evidence.table["gain"].mask(mine, 0.9), prior=evidence.table["prior"].mask(mine, 0.9)
+    )
+    after = judge(dataclasses.replace(evidence, table=moved), "lab-c", "rot", WEAK, "p")
+    assert before.predicted == after.predicted
+    assert before.predicted is not None and before.predicted.settings == 8
+
+
+def test_a_measurement_that_holds_zero_asks_for_more_seeds(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll", "p"), points=(("lab-c", "spell"),), questions=10)
+    advice = advise(read_evidence(tmp_path), "lab-c", "spell", WEAK, ["p"], ["backbone=lab-c", "benchmark=spell"])
+    assert advice.judgements[0].measured is not None and not advice.judgements[0].measured.significant
+    assert [one.command for one in advice.settle] == [
+        "bll launch objective=nll,p backbone=lab-c benchmark=spell seed=1,2,3"
+    ]
+    assert "its interval holds zero with 1 seed" in advice.settle[0].why
+
+
+def test_evidence_that_lacks_an_objective_is_asked_for_nearest_first(tmp_path: Path) -> None:
+    builder = lab_store(tmp_path, objectives=("nll",), questions=10)
+    cells = lab_cells(("nll", "p"), questions=10)
+    for cell, _ in cells:
+        for job in cell.jobs():
+            builder.spec(job)
+    builder.launch(cells, number=2)
+    advice = advise(read_evidence(tmp_path), "new", "spell", WEAK, ["p"])
+    assert (advice.favoured, advice.leaning) == ("", "")
+    assert "advice: none, there is no evidence" in advice_text(advice)
+    lacking = [one for one in advice.settle if "lacks p or nll" in one.why]
+    assert lacking[0].command == "bll launch sweep=lab objective=nll,p backbone=lab-a benchmark=add"
+    assert len(lacking) == 3
+
+
+def test_what_was_never_launched_is_left_out(tmp_path: Path) -> None:
+    builder = lab_store(tmp_path, objectives=("nll",), questions=10)
+    builder.launch(lab_cells(("nll", "p"), questions=10), number=2)
+    assert (
+        read_evidence(tmp_path).left_out[0].startswith("never launched, random weights, or without a readable spec: ")
+    )
+
+
+def test_an_empty_store_has_no_evidence_and_every_text_says_so(tmp_path: Path) -> None:
+    none = read_evidence(tmp_path)
+    advice = advise(none, "lab-a", "spell", STRONG)
+    assert (advice.favoured, advice.leaning) == ("", "")
+    assert "evidence: none" in advice_text(advice)
+    assert validation_text(none, validate(none)) == "no setting has been compared with NLL by the primary decoding\n"
+
+
+def test_the_paper_is_quoted_by_region() -> None:
+    strong, weak = (reported_in(place, ["p"])[0] for place in ("MS", "MW"))
+    assert (strong.settings, strong.above, weak.settings, weak.above) == (4, 4, 4, 0)
+    assert strong.gain > 0.05 > 0 > weak.gain
+
+
+def test_each_setting_is_left_out_once_and_judged(evidence: Evidence) -> None:
+    table = validate(evidence)
+    assert len(table) == 18
+    p = table[table["objective"] == "p"].set_index(["backbone", "domain"])
+    assert p.loc[("lab-b", "rot"), "advice"] == "p" and p.loc[("lab-c", "rot"), "advice"] == "nll"
+    assert (p["right"] == ((p["predicted"] > 0) == (p["measured"] > 0))).all()
+    assert 0 < p["right"].sum() < 9  # a line cannot know what is peculiar to a task
+    text = validation_text(evidence, table)
+    n = int(p["significant"].sum())
+    assert f"p: right on {int(p['right'][p['significant']].sum())} of {n} left-out settings" in text
+    assert text.count("pooled") == 2
+    assert json.dumps(validation_plain(table))
+
+
+def test_advice_as_json_has_null_for_what_is_not_known(evidence: Evidence) -> None:
+    told = json.loads(json.dumps(plain(advise(evidence, "new", "spell", WEAK, ["p", "p10"])), allow_nan=False))
+    assert told["judgements"][1]["predicted"] is None
+    assert told["judgements"][0]["crossover"]["settings"] == 9
+    assert told["evidence"] == {"sweeps": ["lab"], "settings": 9, "left_out": []}
+
+
+def test_prior_strength_is_read_from_its_job(root: Path, evidence: Evidence) -> None:
+    (one, _), *_ = lab_cells(("base",), (("lab-a", "rot"),))
+    row = evidence.at("lab-a", "rot", "p")
+    found = prior_strength(root, one.prior.id)
+    assert row is not None and (found.mean, found.low) == pytest.approx((row["prior"], row["prior_low"]))
+    with pytest.raises(StoreError, match="prior-0 has no result"):
+        prior_strength(root, "prior-0")
+
+
+def test_seeds_with_backbones_of_their_own_are_placed_by_their_mean_prior(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=20)
+    cells = []
+    for seed in (0, 1, 2):
+        for one, overrides in lab_cells(("nll", "p"), (("lab-c", "spell"),), seeds=(seed,), questions=20):
+            made = one.backbone.pretraining
+            assert made is not None
+            backbone = dataclasses.replace(one.backbone, pretraining=dataclasses.replace(made, seed=seed))
+            cells.append((dataclasses.replace(one, backbone=backbone), overrides))
+    for cell, _ in cells:
+        builder.finish(cell)
+    builder.launch(cells)
+    row = read_evidence(tmp_path).at("lab-c", "spell", "p")
+    own = [prior_strength(tmp_path, cell.prior.id).mean for cell, _ in cells[::2]]
+    assert len(set(own)) == 3
+    assert row is not None and row["prior"] == pytest.approx(math.fsum(own) / 3)
+
+
+def test_the_command_validates_a_store(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--source", str(root), "--sweep", "lab", "--validate"]) == 0
+    assert "left-out settings with a significant difference" in capsys.readouterr().out
+    assert main(["--source", str(root), "--sweep", "lob"]) == 2
+    assert main(["--source", str(root), "--objective", "q"]) == 2
+    assert "objective='q' is unknown" in capsys.readouterr().err
