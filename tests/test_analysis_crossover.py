@@ -55,7 +55,7 @@ def settings(x: np.ndarray, gain: np.ndarray, gain_var: float = 0.02**2, x_var: 
     """As of `settings_of`."""
     return pd.DataFrame(
         {"x": x, "prior": expit(x), "gain": gain, "gain_var": gain_var, "x_var": x_var, "points": np.ones(len(x), int)}
-    )
+    ).assign(low=lambda t: t["gain"] - 1.96 * gain_var**0.5, high=lambda t: t["gain"] + 1.96 * gain_var**0.5)
 
 
 def test_the_crossover_of_a_line_is_its_root_within_its_interval() -> None:
@@ -192,6 +192,29 @@ def test_a_predicted_gain_is_as_sure_as_its_interval_says() -> None:
         right += (said.better > 0.5) == (gain_N[8] > 0)
     assert 0.92 <= inside / n <= 0.98
     assert right / n == pytest.approx(sure / n, abs=0.06)
+
+
+def test_the_bracket_holds_the_change_of_sign_of_a_step_that_no_line_follows() -> None:
+    rng = np.random.default_rng(2)
+    hit = 0
+    for _ in range(400):
+        x_N = np.sort(rng.uniform(-2.5, 6, 8))
+        gain_N = 0.4 * np.tanh(3 * (x_N + 0.5)) + rng.normal(0, 0.05, 8)
+        found = crossover_of(settings(x_N, gain_N, 0.05**2))
+        low, high = found.bracket
+        hit += not (low > expit(np.array(-0.5)) or high < expit(np.array(-0.5)))
+    assert hit / 400 >= 0.95
+
+
+def test_the_bracket_is_of_settings_that_are_significant_over_seeds_and_open_without_them() -> None:
+    some = table(PRIORS, np.array([-0.3, -0.2, 0.01, 0.3, 0.4, 0.4]))
+    assert crossover(some, "p", "sampled").bracket == pytest.approx((0.2, 0.6))
+    unsure = some.assign(gain_seeds_low=some["gain"] - 0.25, gain_seeds_high=some["gain"] + 0.25)
+    assert crossover(unsure, "p", "sampled").bracket == pytest.approx((0.05, 0.6))
+    above = crossover(some.assign(gain=0.3, gain_low=0.2, gain_high=0.4), "p", "sampled").bracket
+    assert math.isnan(above[0]) and above[1] == pytest.approx(0.05)
+    contradicting = crossover(table(PRIORS, np.array([0.3, -0.2, 0.2, -0.3, 0.4, 0.4])), "p", "sampled")
+    assert all(math.isnan(end) for end in contradicting.bracket)
 
 
 def test_an_uncertain_prior_makes_a_prediction_less_sure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -61,10 +62,11 @@ def _judgement_lines(one: Judgement) -> list[str]:
 
 
 def crossover_text(found: Crossover) -> str:
-    """`.452 [.401, .504], 9 settings`, an open end written `?`; or why there is none."""
-    if found.why:
-        return f"none ({found.why})"
-    return f"{with_interval(found.prior, found.low, found.high)}, {found.settings} settings"
+    """`.452 [.401, .504], 9 settings`, an open end written `?`, or why there is none; and the bracket."""
+    place = with_interval(found.prior, found.low, found.high) if not found.why else f"none by a line ({found.why})"
+    low, high = found.bracket
+    bracket = "" if math.isnan(low) and math.isnan(high) else f"; between {number(low)} and {number(high)} if monotone"
+    return f"{place}{bracket}, {found.settings} settings"
 
 
 def _choice_line(advice: Advice) -> str:
@@ -123,7 +125,7 @@ _NUMBERS = ("prior", "predicted", "low", "high", "better", "measured", "measured
 
 
 def _crossover_table(evidence: Evidence, objectives: list[str]) -> str:
-    heads = ["crossover of", "task", "prior strength [95 %]", "monotone", "settings", "slope [95 %]", "scatter"]
+    heads = ["crossover of", "task", "settings", "bracket", "monotone", "slope [95 %]", "scatter", "by a line [95 %]"]
     rows = []
     for row in crossovers(evidence.table, objectives, PRIMARY).to_dict("records"):
         place = with_interval(row["prior"], row["low"], row["high"]) if not row["why"] else f"none: {row['why']}"
@@ -131,10 +133,14 @@ def _crossover_table(evidence: Evidence, objectives: list[str]) -> str:
         scatter = (
             f"{number(row['scatter'], 2)} (measurement {number(row['measurement'], 2)}, fit p={row['lack_of_fit']:.2g})"
         )
-        rows.append(
-            [row["objective"], row["task"], place, number(row["monotone"]), str(row["settings"]), slope, scatter]
-        )
-    return text_table([*heads], rows).rstrip("\n")
+        bracket = f"{number(row['bracket_low'])} to {number(row['bracket_high'])}"
+        first = [row["objective"], row["task"], str(row["settings"]), bracket, number(row["monotone"])]
+        rows.append([*first, slope, scatter, place])
+    note = (
+        "bracket: from the strongest setting significantly below zero to the weakest above, whatever the line's shape; "
+        "fit p: of residuals as large, were measurement error all there is"
+    )
+    return text_table([*heads], rows).rstrip("\n") + f"\n{note}"
 
 
 def _shares(table: pd.DataFrame) -> list[str]:

@@ -6,7 +6,9 @@ than their measurement error, because tasks and backbones differ, and that scatt
 
 Why a line in logit(prior): prior strength is a probability, and the settings of interest crowd at both of its ends; the
 logit spreads them. A line is the least that has a root, and with five to ten settings no more can be told. Whether it
-fits is reported: `lack_of_fit`, and beside the root that of a monotone fit, which assumes no shape.
+fits is reported: `lack_of_fit`, and beside the root what assumes no shape: the root of a monotone fit, and the bracket
+between the settings whose own intervals lie below and above zero. In sweep=lab-continuum the gain jumps and then stays
+where it is, which no line follows; there the bracket says more.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Crossover:
     prior, low, high: nan where there is none; an end of the interval beyond the observed prior strengths is open (nan).
     settings, points: how many (points: seeds, variants and benchmarks counted apart). why: '' or the reason for none.
     range: the observed prior strengths. monotone: the root of the monotone fit (nan without a change of sign).
-    line: the fit, None where settings are too few.
+    line: the fit, None where settings are too few. bracket: prior strengths of the strongest setting whose own 95 %
+    interval lies below zero and of the weakest one whose lies above; if the gain rises with prior strength, in whatever
+    shape, it changes its sign between the two. An end without such a setting is nan, both are where they contradict.
     """
 
     prior: float
@@ -44,6 +48,7 @@ class Crossover:
     range: tuple[float, float]
     monotone: float
     line: Line | None
+    bracket: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def mean(self) -> float:
@@ -114,7 +119,8 @@ class Prediction:
 
 def settings_of(table: pd.DataFrame, objective: str, decoding: str) -> pd.DataFrame:
     """One row per setting of `objective` in the rows of `continuum.gains`: backbone, domain, prior, x (logit of prior),
-    gain, gain_var, x_var (measurement variances), points. Rows without a score or a prior do not count.
+    gain, low, high (its interval, over seeds too where there are several), gain_var, x_var (measurement variances),
+    points. Rows without a score or a prior do not count.
 
     gain_var holds the questions' error (from the interval) and, where a row averages several seeds, that of seeds.
     """
@@ -127,8 +133,11 @@ def settings_of(table: pd.DataFrame, objective: str, decoding: str) -> pd.DataFr
     wide = rows["prior_high"] - rows["prior_low"] if "prior_low" in rows else pd.Series(0.0, rows.index)
     x_error = wide.fillna(0.0) / (2 * Z) / (p * (1 - p))
     some = rows.assign(x=logit(p.to_numpy(float)), gain_var=error**2 + by_seed, x_var=x_error**2, points=1)
+    for end in ("low", "high"):
+        over_seeds = rows[f"gain_seeds_{end}"] if f"gain_seeds_{end}" in rows else rows[f"gain_{end}"]
+        some[end] = over_seeds.fillna(rows[f"gain_{end}"])
     grouped = some.groupby(SETTING, sort=True)
-    out = grouped[["x", "gain", "gain_var", "x_var"]].mean()
+    out = grouped[["x", "gain", "low", "high", "gain_var", "x_var"]].mean()
     # Points of a setting share questions and backbone: their errors are added as if they were one and the same.
     return out.assign(prior=expit(out["x"].to_numpy(float)), points=grouped["points"].sum()).reset_index()
 
@@ -184,11 +193,11 @@ def crossover_of(settings: pd.DataFrame) -> Crossover:
     p_N = settings["prior"]
     observed = (float(p_N.min()), float(p_N.max())) if n else (math.nan, math.nan)
     monotone = _expit(monotone_root(settings["x"].to_numpy(float), settings["gain"].to_numpy(float)))
-    why = _why_none(settings, line, observed)
+    why, bracket = _why_none(settings, line, observed), _bracket(settings)
     if why or line is None:
-        return Crossover(math.nan, math.nan, math.nan, n, points, why, observed, monotone, line)
+        return Crossover(math.nan, math.nan, math.nan, n, points, why, observed, monotone, line, bracket)
     low, high = (p if observed[0] <= p <= observed[1] else math.nan for p in map(_expit, _fieller(line)))
-    return Crossover(_expit(_root(line)), low, high, n, points, "", observed, monotone, line)
+    return Crossover(_expit(_root(line)), low, high, n, points, "", observed, monotone, line, bracket)
 
 
 def _why_none(settings: pd.DataFrame, line: Line | None, observed: tuple[float, float]) -> str:
@@ -212,6 +221,12 @@ def _why_none(settings: pd.DataFrame, line: Line | None, observed: tuple[float, 
         where = "below" if root < observed[0] else "above"
         return f"outside the range: the line's root lies {where} the observed {observed[0]:.3f} to {observed[1]:.3f}"
     return ""
+
+
+def _bracket(settings: pd.DataFrame) -> tuple[float, float]:
+    below = float(settings.loc[settings["high"] < 0, "prior"].max())
+    above = float(settings.loc[settings["low"] > 0, "prior"].min())
+    return (math.nan, math.nan) if below >= above else (below, above)
 
 
 def _root(line: Line) -> float:
@@ -264,6 +279,7 @@ def crossovers(table: pd.DataFrame, objectives: Sequence[str], decoding: str) ->
             found = crossover(some, objective, decoding)
             row: dict[str, object] = {"task": task, "objective": objective}
             row |= {key: getattr(found, key) for key in ("prior", "low", "high", "settings", "points", "why")}
+            row |= {"bracket_low": found.bracket[0], "bracket_high": found.bracket[1]}
             row |= {"observed_low": found.range[0], "observed_high": found.range[1], "monotone": found.monotone}
             rows.append(row | _line_fields(found.line))
     return pd.DataFrame(rows)
