@@ -107,7 +107,7 @@ def test_between_the_ends_the_evidence_does_not_decide_and_says_so(evidence: Evi
     assert "advice: undecided, leaning to" in advice_text(advice)
     own, other = advice.settle
     assert own.command == "bll launch objective=nll,p backbone=new benchmark=spell seed=0,1,2"
-    assert other.overrides[0] == "objective=nll,p" and "the widest interval nearby" in other.why
+    assert other.overrides[:2] == ["sweep=lab", "objective=nll,p"] and "the widest interval nearby" in other.why
 
 
 def test_a_significant_measurement_at_the_setting_itself_decides(evidence: Evidence) -> None:
@@ -134,7 +134,7 @@ def test_a_measurement_that_holds_zero_asks_for_more_seeds(tmp_path: Path) -> No
     advice = advise(read_evidence(tmp_path), "lab-c", "spell", WEAK, ["p"], ["backbone=lab-c", "benchmark=spell"])
     assert advice.judgements[0].measured is not None and not advice.judgements[0].measured.significant
     assert [one.command for one in advice.settle] == [
-        "bll launch objective=nll,p backbone=lab-c benchmark=spell seed=1,2,3"
+        "bll launch sweep=lab objective=nll,p backbone=lab-c benchmark=spell seed=0,1,2,3"
     ]
     assert "its interval holds zero with 1 seed" in advice.settle[0].why
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from analysis.advice.evidence import Evidence
 from analysis.advice.judge import Judgement
@@ -40,14 +44,14 @@ def settling(
     unsure = {one.objective: one.measured for one in judgements if one.measured and not one.measured.significant}
     out = []
     if missing:
-        seeds = ",".join(map(str, range(_SEEDS)))
         text = "this setting itself has not been measured"
-        out.append(Settling([f"objective={','.join([REFERENCE, *missing])}", *overrides, f"seed={seeds}"], text))
+        out.append(Settling([f"objective={','.join([REFERENCE, *missing])}", *_but_seed(overrides), _seeds(0)], text))
     if unsure:
         had = max(one.seeds for one in unsure.values())
-        seeds = ",".join(str(seed) for seed in range(had, had + _SEEDS))
+        row = evidence.at(backbone, domain, next(iter(unsure)))
         text = f"its interval holds zero with {had} seed{'s' * (had != 1)}"
-        out.append(Settling([f"objective={','.join([REFERENCE, *unsure])}", *overrides, f"seed={seeds}"], text))
+        names = f"objective={','.join([REFERENCE, *unsure])}"
+        out.append(Settling([*_sweep(row), names, *_but_seed(overrides), _seeds(had)], text))
     if any(one.verdict == "undecided" for one in judgements):
         out += _of_others(evidence, backbone, domain, prior, [one.objective for one in judgements])
     return out
@@ -61,19 +65,37 @@ def _of_others(
     if table.empty:
         return []
     distance = (table["prior"] - prior.mean).abs()
-    near = table.assign(_distance=distance, _width=table["gain_high"] - table["gain_low"])
+    low, high = (_over_seeds(table, end) for end in ("low", "high"))
+    near = table.assign(_distance=distance, _width=high - low)
     lacking = near[near["n"] == 0].sort_values("_distance", kind="stable").head(_NAMED)
     nearest = near[near["n"] > 0].sort_values("_distance", kind="stable").head(2 * _NAMED)
     widest = nearest.sort_values("_width", ascending=False, kind="stable").head(1)
     out = []
     for row in [*lacking.to_dict("records"), *widest.to_dict("records")]:
-        of = [f"objective={REFERENCE},{row['objective']}", f"backbone={row['backbone']}"]
-        of.append(f"benchmark={row['benchmark']}" if row["columns"] == 1 else f"domain={row['domain']}")
-        had = int(row["seeds"])
+        of = [*_sweep(row), f"objective={REFERENCE},{row['objective']}", f"backbone={row['backbone']}"]
+        of += [f"benchmark={row['benchmark']}"] if row["columns"] == 1 else []
         if row["n"] == 0:
             why = f"evidence that lacks {row['objective']} or {REFERENCE}, prior strength {row['prior']:.3f}"
         else:
-            of.append(f"seed={','.join(str(seed) for seed in range(had, had + _SEEDS))}")
+            of.append(_seeds(int(row["seeds"])))
             why = f"the widest interval nearby ({row['_width']:.2f}), prior strength {row['prior']:.3f}"
-        out.append(Settling([f"sweep={row['sweep']}", *of] if row["n"] == 0 else of, why))
+        out.append(Settling(of, why))
     return out
+
+
+def _sweep(row: Mapping[Any, Any] | None) -> list[str]:
+    """The sweep that has the cells, in which further seeds count together with them; one without a file has no name."""
+    return [] if row is None or str(row["sweep"]).startswith("adhoc-") else [f"sweep={row['sweep']}"]
+
+
+def _seeds(had: int) -> str:
+    """Those at hand, which cost nothing again, and some more."""
+    return f"seed={','.join(map(str, range(had + _SEEDS)))}"
+
+
+def _but_seed(overrides: list[str]) -> list[str]:
+    return [text for text in overrides if not text.startswith("seed=")]
+
+
+def _over_seeds(table: pd.DataFrame, end: str) -> pd.Series:
+    return table[f"gain_seeds_{end}"].fillna(table[f"gain_{end}"])
