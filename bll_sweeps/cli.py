@@ -121,6 +121,9 @@ def _looking(commands: Any) -> None:
     _advising(commands)
     sub = _on_sweep(commands, "report", _report, "Figures and one self-contained HTML page.")
     sub.add_argument("--out", type=Path, default=None, help="default: <run root>/reports/SWEEP")
+    sub.add_argument("--watch", action="store_true", help="make it anew while the sweep runs")
+    every = "how often --watch looks (default: 30)"
+    sub.add_argument("--every", type=_at_least_one, default=30, metavar="SECONDS", help=every)
 
 
 def _advising(commands: Any) -> None:
@@ -496,11 +499,28 @@ def _report(args: argparse.Namespace) -> int:
 
     layout = _layout(args)
     sweep = _sweep(args, layout)
+    if args.watch:
+        return _watch_report(layout, sweep, args)
     results = load(layout.root, sweep)
     page = write_report(results, args.out or layout.report(sweep))
     code = _with_problems(results.problems)
     print(page)
     return code
+
+
+def _watch_report(layout: Layout, sweep: str, args: argparse.Namespace) -> int:
+    from analysis.report.watch import watch_report
+    from bll_sweeps.cluster.status import SweepWatch
+
+    results = watch_report(
+        layout.root,
+        sweep,
+        args.out or layout.report(sweep),
+        lambda: SweepWatch(layout, sweep).status().finished,  # a new one: it may be launched again meanwhile
+        every_s=args.every,
+        wrote=lambda page, _: print(page, flush=True),
+    )
+    return _with_problems(results.problems)
 
 
 def _advise(args: argparse.Namespace) -> int:

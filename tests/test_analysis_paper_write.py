@@ -10,7 +10,15 @@ from analysis.__main__ import main
 from analysis.paper.reported import FOLDER
 
 FIGURES = {
-    f"{name}{suffix}" for name in ("continuum-reported", "gains-reported") for suffix in (".png", ".pdf", ".svg")
+    f"{name}{suffix}"
+    for name in (
+        "continuum-reported",
+        "gains-reported",
+        "theory-gradient-shapes",
+        "theory-trade-places",
+        "theory-risk-over-time",
+    )
+    for suffix in (".png", ".pdf", ".svg")
 }
 
 
@@ -36,7 +44,7 @@ def test_other_numbers_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixt
     numbers.write_text("\n".join(kept) + "\n")
     assert main(["--source", "paper", "--numbers", str(numbers), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert "48 reported numbers from 1 places" in told and "wrote 2 tables, 0 figures" in told
+    assert "48 reported numbers from 1 places" in told and "wrote 2 tables, 3 figures" in told
 
 
 @pytest.mark.parametrize(

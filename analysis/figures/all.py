@@ -26,10 +26,12 @@ from analysis.figures.panels import PANELS, by_page
 from analysis.figures.quantile import LEAST as LEAST_QUANTILES
 from analysis.figures.quantile import MOST as MOST_QUANTILES
 from analysis.figures.quantile import quantile_ablation, quantile_rows
+from analysis.figures.save import FORMATS, save
 from analysis.figures.scale import LEAST as LEAST_SIZES
 from analysis.figures.scale import parameters, scale_rows, scale_sweep
 from analysis.figures.scheme import LANES, scheme
 from analysis.figures.style import STYLE
+from analysis.figures.theory import lab_noise_beside, noise_gains
 from analysis.sources.table import Results
 from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import REFERENCE, Prior
@@ -38,11 +40,6 @@ from bll_sweeps.store.records import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = {
-    ".png": {"Software": None},
-    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-    ".svg": {"Date": None, "Creator": None},
-}
 INDEX = "figures.md"
 Best = dict[Key, Leader]
 _ROWS = 40  # most lines of a heat map's page
@@ -86,9 +83,7 @@ def write_drawings(found: Iterable[Drawing], folder: Path) -> list[Path]:
         if drawing.figure is None:
             lines.append(f"- {drawing.name}: not drawn, {drawing.why}")
             continue
-        for suffix, metadata in FORMATS.items():
-            drawing.figure.savefig(folder / f"{drawing.name}{suffix}", metadata=metadata)
-        out.append(folder / f"{drawing.name}.png")
+        out.append(save(drawing.figure, folder, drawing.name))
         lines.append(f"- {drawing.name}: {', '.join(f'{drawing.name}{suffix}' for suffix in FORMATS)}")
     write_text(folder / INDEX, "\n".join(lines) + "\n")
     return out
@@ -113,6 +108,8 @@ def drawings(
     yield from _heatmaps(results, scored, means, names)
     yield from _priors(results, prior)
     yield from _training(results, prior)
+    if results.cells["noise_rate"].nunique() > 1 and len(noise_gains(results)):
+        yield Drawing("theory-lab-noise", lab_noise_beside(results))
 
 
 def _or_why(found: list[Drawing], name: str, why: str) -> list[Drawing]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from analysis.figures.save import save
 from analysis.figures.style import STYLE, averaged, colours, counts, in_order, legend_text, note, plain
 from analysis.paper.reported import formulas, reported_gains
 from analysis.sources.table import Prior, Results
@@ -18,24 +19,20 @@ from analysis.statistics.continuum import REFERENCE, gains
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FORMATS = {
-    ".png": {"Software": None},
-    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-    ".svg": {"Date": None, "Creator": None},
-}
-
 
 def write_reported_figures(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """continuum-reported and gains-reported as PNG, PDF and SVG; the paths of the PNG files. None for a table without
-    the main grid.
+    """continuum-reported and gains-reported as PNG, PDF and SVG, and the figures of the theory; the paths of the PNG
+    files. Those of the theory alone for a table without the main grid.
     """
     from analysis.figures.continuum import continuum
+    from analysis.figures.theory import theory_figures
 
     rows = placed_gains(table)
-    if rows.empty:
-        return []
 
     def figures() -> Iterator[tuple[str, Figure]]:
+        yield from theory_figures()
+        if rows.empty:
+            return
         yield "continuum-reported", continuum(rows[rows["prior"].notna()], formulas())
         yield "gains-reported", gain_bars(rows)
 
@@ -117,7 +114,5 @@ def _write(figures: Iterator[tuple[str, Figure]], folder: Path) -> list[Path]:
     out = []
     with matplotlib.rc_context(STYLE):
         for name, figure in figures:
-            for suffix, metadata in _FORMATS.items():
-                figure.savefig(folder / f"{name}{suffix}", metadata=metadata)
-            out.append(folder / f"{name}.png")
+            out.append(save(figure, folder, name))
     return out

@@ -40,7 +40,11 @@ def reasons(results: Results) -> dict[tuple[str, ...], str]:
 
 def continuum_section(results: Results, placed: pd.DataFrame, chart: Spec | None, prior: Prior, facets: Facets) -> str:
     if chart is None:
-        return f"<p class=empty>{escape(_nothing_to_place(results, placed))}</p>" + _crossovers(placed, prior)
+        return (
+            f"<p class=empty>{escape(_nothing_to_place(results, placed))}</p>"
+            + _averaged(placed)
+            + _crossovers(placed, prior)
+        )
     menus = "".join(_select(name, chart["datasets"]["gains"]) for name in ("decoding", "variant"))
     return (
         f"<p class=controls>{menus}</p><div class=chart id=chart-continuum></div>"

@@ -68,7 +68,9 @@ def measure(name: str, prepared: Prepared, command: Sequence[str], options: Loca
         raise UsageError(f"{text} is not in {layout.root}: leave out --no-run to measure it")
     wanted = {job_id: p for job_id, p in prepared.plan.jobs.items() if job_id in (cell.prior, cell.pretrain)}
     with contextlib.redirect_stdout(sys.stderr):
-        declared = declare(name, replace(prepared, plan=Plan(prepared.plan.cells, wanted)), command, launcher=Launcher("local"))
+        declared = declare(
+            name, replace(prepared, plan=Plan(prepared.plan.cells, wanted)), command, launcher=Launcher("local")
+        )
         os.utime(
             layout.sweep(name).folder, (0, 0)
         )  # no sweep that `bll status` or `bll results` should mean by default
