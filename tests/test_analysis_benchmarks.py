@@ -173,6 +173,7 @@ def test_a_place_has_the_mean_of_its_benchmarks_gains(two: Path) -> None:
     assert (row["n"], row["columns"]) == (6, 2)
 
 
+@pytest.mark.slow
 def test_a_place_without_all_its_benchmarks_is_not_drawn_and_the_report_says_so(tmp_path: Path) -> None:
     scores: dict[tuple[str, str], Scores | None] = {(b, o): [[1], [0]] for o in ("nll", "p") for b in PAIR}
     root = store(tmp_path / "runs", scores | {("aime24", "p"): None})
@@ -300,6 +301,7 @@ def test_a_benchmark_whose_counterpart_is_not_in_the_sweep_stays_itself(tmp_path
 SHARED = ("backbone.source=random", "recipe.batch_size=8", "domain.noise.kind=uniform", "domain.noise.rate=0.2")
 
 
+@pytest.mark.slow
 def test_overrides_of_all_cells_are_told_once_and_label_noise_stays(two: Path, tmp_path: Path) -> None:
     scores: dict[tuple[str, str], Scores | None] = {(b, "nll"): [[1]] for b in PAIR}
     root = store(tmp_path / "shared", scores, SHARED)

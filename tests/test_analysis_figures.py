@@ -122,6 +122,7 @@ def test_noise_kinds_go_down_and_rates_across(noise: Results) -> None:
     assert titles == ["no noise", "uniform noise, 20 %", "no noise", "imbalanced noise, 20 %"]
 
 
+@pytest.mark.slow
 def test_figures_are_png_pdf_and_svg_with_the_same_bytes_each_time(tmp_path: Path) -> None:
     lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "rot"), ("lab-c", "rot")), questions=5)
     results = load(tmp_path / "runs")

@@ -107,6 +107,7 @@ def names(results: Results) -> dict[str, str]:
     return {d.name: d.why for d in drawings(results, mean_rows, gain_rows)}
 
 
+@pytest.mark.slow
 def test_a_sweep_gets_the_figures_that_its_data_give(alpha: Results, quantile: Results, scale: Results) -> None:
     for results, mine in ((alpha, "alpha"), (quantile, "quantile"), (scale, "scale")):
         found = names(results)

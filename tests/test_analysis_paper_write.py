@@ -26,6 +26,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_papers_numbers_are_redrawn_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--source", "paper", "--out", str(tmp_path / "a")]) == 0
     told = capsys.readouterr().out

@@ -474,6 +474,7 @@ def test_a_launch_without_cells_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     assert problem in told
 
 
+@pytest.mark.slow
 def test_a_single_cell_is_shown_with_its_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
     results = load(tmp_path)
@@ -484,6 +485,7 @@ def test_a_single_cell_is_shown_with_its_n(tmp_path: Path, capsys: pytest.Captur
     assert results.cells["evaluate"].iloc[0] in page
 
 
+@pytest.mark.slow
 def test_an_objective_without_any_result_is_named_as_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -500,6 +502,7 @@ def test_an_objective_without_any_result_is_named_as_missing(
         assert f"{job} is not done" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", [math.nan, None])
 def test_scores_that_are_no_numbers_are_named_and_not_used(
     tmp_path: Path, score: float | None, capsys: pytest.CaptureFixture[str]
@@ -530,6 +533,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["record", "spec"])
 def test_what_a_newer_version_wrote_is_named_and_not_used(
     tmp_path: Path, which: str, capsys: pytest.CaptureFixture[str]
@@ -569,6 +573,7 @@ OLDER: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OLDER)
 def test_a_record_that_lacks_what_is_asked_of_it_is_named(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]

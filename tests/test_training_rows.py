@@ -183,8 +183,8 @@ def test_a_column_reaches_into_structs_lists_and_boxes(tmp_path: Path, suffix: s
 @pytest.mark.parametrize(
     ("column", "needle"),
     [
-        ("solutoin", "is unknown; did you mean 'solution'"),
-        ("extra.questoin", "is unknown; did you mean 'question'"),
+        ("solutoin", "is not there; did you mean 'solution'"),
+        ("extra.questoin", "is not there; did you mean 'question'"),
         ("answers[2]", "is not there"),
         ("answers.first", "is not there"),
         ("extra[0]", "is not there"),

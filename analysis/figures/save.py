@@ -29,8 +29,8 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
 
 
 def _numbered(svg: bytes) -> bytes:
-    """The SVG with its identifiers numbered in order: matplotlib makes them of coordinates to the last bit, which differs
-    with where in memory an array lies that numpy sums.
+    """The SVG with its identifiers numbered in order: matplotlib makes them of coordinates to the last bit, which
+    differs with where in memory an array lies that numpy sums.
     """
     for number, old in enumerate(dict.fromkeys(_DEFINED.findall(svg))):
         svg = svg.replace(old, b"i%d" % number)
