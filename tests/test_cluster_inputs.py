@@ -120,9 +120,7 @@ def test_what_to_fetch_is_named_once_with_its_revision() -> None:
 def test_a_file_that_cannot_be_used_is_named_before_anything_is_written(tmp_path: Path, which: str) -> None:
     good, bad = jsonl(tmp_path / "good.jsonl", *ROWS), jsonl(tmp_path / "bad.jsonl", *ROWS, {"question": "q"})
     cell = on_files(*(table(bad if which == key else good) for key in ("domain", "benchmark")))
-    with pytest.raises(
-        ConfigError, match=rf"{which}\.data\.columns\.answer='answer' is not there.*bad.jsonl, line 4"
-    ):
+    with pytest.raises(ConfigError, match=rf"{which}\.data\.columns\.answer='answer' is not there.*bad.jsonl, line 4"):
         launch(tmp_path / "runs", cell)
     assert not (tmp_path / "runs" / "jobs").exists() and not (tmp_path / "runs" / "sweeps").exists()
 
