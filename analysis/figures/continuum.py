@@ -17,6 +17,7 @@ from analysis.figures.style import (
     counts,
     decoding_name,
     in_order,
+    natural,
     plain,
 )
 from analysis.statistics.continuum import REFERENCE, Prior
@@ -143,7 +144,7 @@ def _limits(rows: pd.DataFrame) -> tuple[float, float]:
 def point_markers(rows: pd.DataFrame) -> dict[str, str]:
     """A marker per backbone: point -> marker."""
     shapes = list(MARKERS)
-    backbones = {name: shapes[i % len(shapes)] for i, name in enumerate(sorted(rows["backbone"].unique()))}
+    backbones = {name: shapes[i % len(shapes)] for i, name in enumerate(sorted(rows["backbone"].unique(), key=natural))}
     return {point: backbones[backbone] for point, backbone in zip(rows["point"], rows["backbone"], strict=True)}
 
 
@@ -279,7 +280,8 @@ def _handles(rows: pd.DataFrame, formulas: dict[str, str], markers: dict[str, st
     """The legend's entries: objectives by colour, backbones by mark."""
     from matplotlib.lines import Line2D
 
-    backbones = dict.fromkeys((b, markers[p]) for b, p in sorted(zip(rows["backbone"], rows["point"], strict=True)))
+    pairs = zip(rows["backbone"], rows["point"], strict=True)
+    backbones = dict.fromkeys((b, markers[p]) for b, p in sorted(pairs, key=lambda pair: natural(pair[0])))
     look: dict[str, Any] = {"color": "#333333", "linestyle": "", "markersize": 5}
     shapes = [Line2D([], [], marker=mark, label=plain(name), **look) for name, mark in backbones]
     return [*objective_handles(list(rows["objective"]), colours(rows["objective"]), formulas), *shapes]
@@ -291,7 +293,7 @@ def _range(counts: pd.Series) -> str:
 
 
 def _caption(rows: pd.DataFrame, more: str) -> str:
-    bars = f"Bars: 95 % bootstrap interval of the difference paired by question{averaged(rows)}. "
+    bars = f"Bars: 95 % interval of the difference paired by question{averaged(rows)}. "
     unknown = int(rows["gain_low"].isna().sum())
     if unknown:
         which = f"The gains{averaged(rows)}" if unknown == len(rows) else f"{unknown} of {len(rows)} gains"

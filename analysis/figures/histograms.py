@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.panels import finish, grid, look, pages, title
+from analysis.figures.panels import finish, grid, look, pages, prior_of, title
 from analysis.figures.style import PRIOR_NAMES, plain
 from analysis.sources.reading import Reader
 from analysis.sources.table import PLACE, Results
@@ -33,32 +33,34 @@ def distributions(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     reader, rows = Reader(Layout(results.root)), []
     for key, mine in results.cells.groupby(PLACE, sort=False):
         first: dict[Any, Any] = mine.sort_values("prior", ascending=False, kind="stable").iloc[0].to_dict()
-        record = reader.record(first["prior"]) if first["prior"] else None
-        told: dict[str, Any] = record.result.get(prior, {}) if record is not None else {}
-        kind = next((name for name in ("histogram", "quantiles") if told.get(name)), "missing")
+        records = [reader.record(job) for job in sorted(set(mine["prior"])) if job]
+        told = [record.result.get(prior, {}) for record in records if record is not None]
+        kind = next((name for name in ("histogram", "quantiles") if told and all(t.get(name) for t in told)), "missing")
+        mean, low, high = prior_of(mine, prior)
         rows.append(
             {
                 **dict(zip(PLACE, map(str, key), strict=True)),
                 "point": first["point"],
-                "prior": first[f"prior_{prior}"],
-                "low": first[f"prior_{prior}_low"],
-                "high": first[f"prior_{prior}_high"],
+                "prior": mean,
+                "low": low,
+                "high": high,
                 "kind": kind,
                 "share": _share(told, kind),
-                "p": list(told["quantiles"].values()) if kind == "quantiles" else [],
-                "tokens": int(told.get("tokens", 0)),
-                "sequences": int(told.get("sequences", 0)),
+                "p": list(told[0]["quantiles"].values()) if kind == "quantiles" else [],
+                "tokens": sum(int(t.get("tokens", 0)) for t in told),
+                "sequences": sum(int(t.get("sequences", 0)) for t in told),
             }
         )
     table = pd.DataFrame(rows)
     return table.sort_values("prior", ascending=False, kind="stable", ignore_index=True) if rows else table
 
 
-def _share(told: dict[str, Any], kind: str) -> list[float]:
+def _share(told: list[dict[str, Any]], kind: str) -> list[float]:
+    """Of the tokens of all prior jobs of a place: seeds may have backbones of their own. Quantiles are the first's."""
     if kind == "histogram":
-        counts = np.array(told["histogram"], dtype=float)
+        counts = np.sum([t["histogram"] for t in told], axis=0, dtype=float)
         return [float(share) for share in counts / max(counts.sum(), 1.0)]
-    return [float(q) for q in told["quantiles"]] if kind == "quantiles" else []
+    return [float(q) for q in told[0]["quantiles"]] if kind == "quantiles" else []
 
 
 def histogram_pages(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -82,8 +84,17 @@ def histograms(rows: pd.DataFrame, missing: pd.DataFrame, prior: Prior = "clean"
             (_steps if kind == "histogram" else _quantiles)(ax, row, styles[row["backbone"]])
         ax.set_xlim(0, 1)
         ax.set_xlabel("p under the base model", fontsize=7.5)
-        ax.legend(fontsize=5.6, title="mean p [95 %]", title_fontsize=5.6, handlelength=1.4, labelspacing=0.25,
-                  loc="upper center" if kind == "histogram" else "upper left")  # fmt: skip
+        ax.legend(
+            fontsize=5.6,
+            title="mean p [95 %]",
+            title_fontsize=5.6,
+            handlelength=1.4,
+            labelspacing=0.25,
+            loc="upper center" if kind == "histogram" else "upper left",
+            frameon=True,
+            framealpha=0.8,
+            edgecolor="none",
+        )
         title(ax, ", ".join(filter(None, [str(domain), str(variant)])) + (": quantiles" if kind == "quantiles" else ""))
     lines = math.ceil(len(axes) / min(3, len(axes)))
     finish(figure, 2.1 * lines + 0.1, _handles(styles, rows), _caption(rows, missing, prior))

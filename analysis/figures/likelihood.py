@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.panels import GREY, MISSING, finish, grid, objective_handles, places, strength, title
+from analysis.figures.panels import GREY, MISSING, finish, grid, objective_handles, places, prior_of, strength, title
 from analysis.figures.style import colours, in_order
 from analysis.sources.reading import Reader
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
+from analysis.statistics.intervals import region
 from bll_sweeps.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -38,16 +39,18 @@ def likelihood_rows(results: Results, prior: Prior = "clean") -> pd.DataFrame:
         runs = [curves[job] for job in dict.fromkeys(mine["train"]) if job in curves]
         ends = [run.loc[run["step"] > (1 - LAST) * run["step"].max(), "mean_p"].to_numpy(float) for run in runs]
         first: dict[Any, Any] = _known(mine, prior)
+        before, before_low, before_high = prior_of(mine, "as_trained")
+        strong, *_ = prior_of(mine, prior)
         last = np.concatenate(ends) if ends else np.full(0, math.nan)
         rows.append(
             {
                 **dict(zip([*PLACE, "objective"], map(str, key), strict=True)),
                 "point": first["point"],
-                "prior": first[f"prior_{prior}"],
-                "region": first[f"region_{prior}"],
-                "before": first["prior_as_trained"],
-                "before_low": first["prior_as_trained_low"],
-                "before_high": first["prior_as_trained_high"],
+                "prior": strong,
+                "region": region(strong),
+                "before": before,
+                "before_low": before_low,
+                "before_high": before_high,
                 "sequences": first["prior_sequences"],
                 "after": float(np.mean([end.mean() for end in ends])) if ends else math.nan,
                 "after_low": float(last.min()) if ends else math.nan,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from analysis.figures.style import COLOURS, MARKERS, in_order, legend_text, plain
-from analysis.sources.table import PLACE
+from analysis.figures.style import COLOURS, MARKERS, in_order, legend_text, natural, plain
+from analysis.sources.table import PLACE, Prior
 from analysis.tables.results import number
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def pages(items: Sequence[T], most: int) -> list[list[T]]:
 
 def look(backbones: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each backbone, told apart by either; in the order of their names."""
-    shapes, names = list(MARKERS), sorted(dict.fromkeys(backbones))
+    shapes, names = list(MARKERS), sorted(dict.fromkeys(backbones), key=natural)
     return {
         name: {"color": _SPARE[i % len(_SPARE)], "marker": shapes[(i + i // len(_SPARE)) % len(shapes)]}
         for i, name in enumerate(names)
@@ -53,6 +53,16 @@ def places(rows: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
         name = ", ".join(filter(None, [first["point"], first["variant"]]))
         out.append(({**first, "name": name}, mine))
     return out
+
+
+def prior_of(cells: pd.DataFrame, prior: Prior) -> tuple[float, float, float]:
+    """Prior strength of a place with its interval: where seeds have backbones of their own the mean, ends likewise, as
+    in `continuum.means`; nan where it is not known.
+    """
+    names = [f"prior_{prior}", f"prior_{prior}_low", f"prior_{prior}_high"]
+    own = cells[cells[names[0]].notna()].drop_duplicates("prior")
+    value, low, high = (float(own[name].mean()) for name in names)
+    return value, low, high
 
 
 def domains(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

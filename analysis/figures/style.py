@@ -98,6 +98,14 @@ def mathtext(formula: str) -> str:
     return f"${text}$"
 
 
+def natural(name: str) -> list[tuple[bool, float, str]]:
+    """A key that sorts names as a reader counts: `lab-seen-600` before `lab-seen-2000`, 1.5b before 14b."""
+    return [
+        (part[:1].isdigit(), float(part) if part[:1].isdigit() else 0.0, part)
+        for part in re.split(r"(\d+(?:\.\d+)?)", name)
+    ]
+
+
 def plain(text: str) -> str:
     """A name from a record, harmless in matplotlib text, where a dollar sign would start a formula."""
     return text.replace("$", r"\$")

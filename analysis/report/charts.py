@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.figures.continuum import dodge
 from analysis.figures.curves import CURVES
-from analysis.figures.style import MARKERS, colours, in_order, prior_counts
+from analysis.figures.style import MARKERS, colours, in_order, natural, prior_counts
 from analysis.sources.table import Results
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import logit
@@ -39,7 +39,7 @@ def css_colour(colour: str) -> str:
 def shapes(backbones: Sequence[str]) -> dict[str, str]:
     """Vega's mark per backbone; they repeat where there are more backbones than marks."""
     known = list(MARKERS.values())
-    return {name: known[i % len(known)] for i, name in enumerate(sorted(backbones))}
+    return {name: known[i % len(known)] for i, name in enumerate(sorted(backbones, key=natural))}
 
 
 def _shown(*axes: str) -> list[Spec]:

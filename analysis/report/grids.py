@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures.style import MARKERS, colours, in_order
+from analysis.figures.style import MARKERS, colours, in_order, natural
 from analysis.report.charts import AXES, css_colour, n_text, shapes
 from analysis.tables.results import number, with_interval
 
@@ -50,7 +50,7 @@ def sign(axis: str, name: str, facets: Facets) -> str:
 def legend(objectives: Iterable[str], backbones: Iterable[str], formulas: Mapping[str, str], facets: Facets) -> str:
     """What the colours and marks of a chart stand for."""
     entries = [("objective", name, formulas.get(name, "")) for name in in_order(objectives)]
-    entries += [("backbone", name, "") for name in sorted(set(backbones))]
+    entries += [("backbone", name, "") for name in sorted(set(backbones), key=natural)]
     spans = [
         f"<span data-{axis}='{escape(name)}'>{sign(axis, name, facets)}{escape(name)}"
         f"{f' <small>{escape(formula)}</small>' if formula else ''}</span>"
