@@ -1,11 +1,11 @@
 """How long the analysis of a big store takes, and how much memory: records to tables, statistics, figures, report.
 
-    python bench/analysis.py [--questions 500] [--samples 8] [--keep FOLDER] [--write]
+    python bench/reading.py [--questions 500] [--samples 8] [--keep FOLDER] [--write]
 
 Makes a run root as a finished sweep leaves it: 10 objectives (base is one) x 10 backbones x 10 domains of 10 benchmarks
 each, so 10,000 evaluations, 900 trainings, 100 priors, 10 pretrainings. Every part is then timed in a process of its
 own, with the highest memory use that the operating system counted. --write: the table goes to
-bench/results/analysis.md too.
+bench/results/reading.md too.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def header(options: argparse.Namespace, made_s: float) -> list[str]:
         f"# Analysis of a big store, {datetime.now(UTC).date()}",
         "",
         f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, {versions}; load average "
-        f"{busy:.1f} when it began. `python bench/analysis.py --questions {options.questions} --samples "
+        f"{busy:.1f} when it began. `python bench/reading.py --questions {options.questions} --samples "
         f"{options.samples}`: {options.objectives * options.backbones * options.domains * options.benchmarks:,} "
         f"evaluations of {options.questions} questions x {options.samples} samples, {options.sequences:,} training "
         f"sequences in each prior (the store was made in {made_s:.0f} s).",
@@ -306,7 +306,7 @@ def main() -> None:
         parser.add_argument(f"--{axis}", type=int, default=most, metavar="N")
     parser.add_argument("--keep", type=Path, help="make the store here, or use the one that is here")
     parser.add_argument("--parts", nargs="*", default=[], help="only parts whose names have one of these in them")
-    parser.add_argument("--write", action="store_true", help="write bench/results/analysis.md")
+    parser.add_argument("--write", action="store_true", help="write bench/results/reading.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = options.keep or Path(folder) / "runs"
@@ -318,7 +318,7 @@ def main() -> None:
         print("\n".join(head))
         lines = measure(root, Path(folder) / "report", options.parts)
     if options.write:
-        results = Path(__file__).parent / "results" / "analysis.md"
+        results = Path(__file__).parent / "results" / "reading.md"
         results.write_text("\n".join([*head, *lines]) + "\n")
 
 
