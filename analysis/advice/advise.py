@@ -112,7 +112,7 @@ def plain(advice: Advice) -> dict[str, Any]:
     out = asdict(replace(advice, evidence=Evidence(pd.DataFrame(), [], [], None)))
     del out["evidence"]
     for one in out["judgements"]:
-        one["crossover"].pop("line")
+        one["crossover"].pop("fit")
     for one, launch in zip(out["settle"], advice.settle, strict=True):
         one["command"] = launch.command
     found = advice.evidence

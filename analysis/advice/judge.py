@@ -1,8 +1,8 @@
 """One objective against NLL at one setting, by the other settings of the evidence and by its own measurement.
 
-One fixed method, chosen before any sweep was looked at: the gain over NLL is a line in logit(prior strength) over all
-settings but the one asked about (statistics/crossover.py). What is said of that one is the line's prediction, with the
-scatter between settings in it. Where it has been measured and its difference is significant, that decides.
+One fixed method: the gain over NLL is a non-decreasing function of prior strength, fitted to all settings but the one
+asked about (statistics/crossover.py). What is said of that one is the fit's prediction, with the scatter between
+settings in it. Where it has been measured and its difference is significant, that decides.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from analysis.advice.evidence import Evidence
 from analysis.statistics.benchmarks import PRIMARY
-from analysis.statistics.crossover import Crossover, Prediction, crossover_of, fit, settings_of
-from analysis.statistics.intervals import Interval, Z
+from analysis.statistics.crossover import Crossover, Prediction, crossover_of, settings_of
+from analysis.statistics.intervals import Interval
 
 SURE = 0.9  # an objective is advised, not only leaned to, from this probability on
 Verdict = Literal["better", "worse", "undecided"]  # than NLL
@@ -61,17 +61,14 @@ class Judgement:
 
 
 def judge(evidence: Evidence, backbone: str, domain: str, prior: Interval, objective: str) -> Judgement:
-    """One objective against NLL at one setting, which is not among those of the line."""
-    others = settings_of(evidence.without(backbone, domain), objective, PRIMARY)
-    line = fit(others)
-    error = (prior.high - prior.low) / (2 * Z)
-    predicted = line.new(prior.mean, 0.0 if math.isnan(error) else error) if line else None
+    """One objective against NLL at one setting, which is not among the fitted ones."""
+    others = crossover_of(settings_of(evidence.without(backbone, domain), objective, PRIMARY))
+    predicted = others.fit.predict(prior) if others.fit else None
     row = evidence.at(backbone, domain, objective)
     measured = _measured(row) if row is not None else None
     verdict, by = _verdict(predicted, measured)
-    observed = crossover_of(others)
-    beyond = line is not None and not observed.range[0] <= prior.mean <= observed.range[1]
-    return Judgement(objective, verdict, by, predicted, measured, beyond, observed)
+    beyond = predicted is not None and not others.observed[0] <= prior.mean <= others.observed[1]
+    return Judgement(objective, verdict, by, predicted, measured, beyond, others)
 
 
 def _measured(row: dict[str, Any]) -> Measured:

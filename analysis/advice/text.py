@@ -50,8 +50,7 @@ def _judgement_lines(one: Judgement) -> list[str]:
         gain = with_interval(found.gain, found.low, found.high)
         lines.append(f"  {one.objective} - {REFERENCE}, measured here: {gain} ({told})")
     if one.predicted is None:
-        why = one.crossover.why or "no line through them"
-        return [*lines, f"  {one.objective} - {REFERENCE}: the other settings tell nothing ({why})"]
+        return [*lines, f"  {one.objective} - {REFERENCE}: the other settings tell nothing ({one.crossover.why})"]
     said = one.predicted
     beyond = "; prior strength beyond theirs" if one.beyond else ""
     lines.append(
@@ -62,11 +61,9 @@ def _judgement_lines(one: Judgement) -> list[str]:
 
 
 def crossover_text(found: Crossover) -> str:
-    """`.452 [.401, .504], 9 settings`, an open end written `?`, or why there is none; and the bracket."""
-    place = with_interval(found.prior, found.low, found.high) if not found.why else f"none by a line ({found.why})"
-    low, high = found.bracket
-    bracket = "" if math.isnan(low) and math.isnan(high) else f"; between {number(low)} and {number(high)} if monotone"
-    return f"{place}{bracket}, {found.settings} settings"
+    """`.452 [.401, .504], 9 settings`, or why there is none."""
+    place = f"none, {found.why}" if found.why else with_interval(found.prior, found.low, found.high)
+    return f"{place}, {found.settings} settings"
 
 
 def _choice_line(advice: Advice) -> str:
@@ -125,22 +122,12 @@ _NUMBERS = ("prior", "predicted", "low", "high", "better", "measured", "measured
 
 
 def _crossover_table(evidence: Evidence, objectives: list[str]) -> str:
-    heads = ["crossover of", "task", "settings", "bracket", "monotone", "slope [95 %]", "scatter", "by a line [95 %]"]
     rows = []
     for row in crossovers(evidence.table, objectives, PRIMARY).to_dict("records"):
-        place = with_interval(row["prior"], row["low"], row["high"]) if not row["why"] else f"none: {row['why']}"
-        slope = with_interval(row["slope"], row["slope_low"], row["slope_high"])
-        scatter = (
-            f"{number(row['scatter'], 2)} (measurement {number(row['measurement'], 2)}, fit p={row['lack_of_fit']:.2g})"
-        )
-        bracket = f"{number(row['bracket_low'])} to {number(row['bracket_high'])}"
-        first = [row["objective"], row["task"], str(row["settings"]), bracket, number(row["monotone"])]
-        rows.append([*first, slope, scatter, place])
-    note = (
-        "bracket: from the strongest setting significantly below zero to the weakest above, whatever the line's shape; "
-        "fit p: of residuals as large, were measurement error all there is"
-    )
-    return text_table([*heads], rows).rstrip("\n") + f"\n{note}"
+        place = f"none: {row['why']}" if row["why"] else with_interval(row["prior"], row["low"], row["high"])
+        scatter = f"{number(row['scatter'], 2)} (measurement {number(row['measurement'], 2)})"
+        rows.append([row["objective"], row["task"], str(row["settings"]), scatter, place])
+    return text_table(["crossover of", "task", "settings", "scatter", "prior strength [95 %]"], rows).rstrip("\n")
 
 
 def _shares(table: pd.DataFrame) -> list[str]:
