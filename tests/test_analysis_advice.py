@@ -182,7 +182,7 @@ def test_each_setting_is_left_out_once_and_judged(evidence: Evidence) -> None:
     p = table[table["objective"] == "p"].set_index(["backbone", "domain"])
     assert p.loc[("lab-b", "rot"), "advice"] == "p" and p.loc[("lab-c", "rot"), "advice"] == "nll"
     assert (p["right"] == ((p["predicted"] > 0) == (p["measured"] > 0))).all()
-    assert 0 < p["right"].sum() < 9  # a line cannot know what is peculiar to a task
+    assert 0 < p["right"].sum() < 9  # prior strength cannot know what is peculiar to a task
     text = validation_text(evidence, table)
     n = int(p["significant"].sum())
     assert f"p: right on {int(p['right'][p['significant']].sum())} of {n} left-out settings" in text
