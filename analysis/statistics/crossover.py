@@ -54,13 +54,15 @@ class Crossover:
 class Fit:
     """The non-decreasing fit: gain_N at x_N, the logits of the settings' prior strengths, ascending.
 
-    error: root mean square of what the fit of the others misses a setting by, each left out in turn; never below
-    `measurement`, the root mean square error of the measured gains.
+    error: root mean square of what the fit of the others misses a setting by, each left out in turn. scatter: the same
+    by their median, which one setting beside a jump does not move (1.4826 times it, as of a normal distribution).
+    Neither is below `measurement`, the root mean square error of the measured gains.
     """
 
     x_N: tuple[float, ...]
     gain_N: tuple[float, ...]
     error: float
+    scatter: float
     measurement: float
 
     @property
@@ -140,6 +142,7 @@ def fit(settings: pd.DataFrame) -> Fit | None:
         x_N=tuple(x_N.tolist()),
         gain_N=tuple(isotonic(x_N, gain_N).tolist()),
         error=max(math.sqrt(float(np.mean(np.square(missed)))), measured),
+        scatter=max(1.4826 * float(np.median(np.abs(missed))), measured),
         measurement=measured,
     )
 
@@ -161,11 +164,12 @@ def isotonic(x_N: Array, y_N: Array) -> Array:
 def crossover(table: pd.DataFrame, objective: str, decoding: str) -> Crossover:
     """The prior strength above which `objective` beats NLL, from rows of `continuum.gains` (or `benchmarks.by_place`).
 
-    prior: where the fit goes through zero, held within the interval. low to high: from the strongest setting whose own
-    95 % interval lies below zero (over seeds too, where there are several) to the weakest one whose lies above, each
-    end widened by the error of that prior strength. Whatever the shape, a gain that does not fall changes its sign in
-    between. The data show none (`why` says so) where settings are fewer than 4, either of those ends is lacking, or
-    the two contradict.
+    prior: where the fit goes through zero, held within the interval. low to high: from the strongest setting that is
+    surely below zero to the weakest one that is surely above, each end widened by the error of that prior strength.
+    Whatever the shape, a gain that does not fall changes its sign in between. Sure is a setting whose own 95 % interval
+    (over seeds too, where there are several) excludes zero, and whose gain is more than 1.96 times the settings'
+    scatter. The data show none (`why` says so) where settings are fewer than 4, either of those ends is lacking, or the
+    two contradict. Simulated coverage: docs/advice.md.
     """
     return crossover_of(settings_of(table, objective, decoding))
 
@@ -177,11 +181,18 @@ def crossover_of(settings: pd.DataFrame) -> Crossover:
     why = _why_none(settings, found)
     if why or found is None:
         return Crossover(math.nan, math.nan, math.nan, n, points, why, observed, found)
-    below = settings[settings["high"] < 0].sort_values("x").iloc[-1]
-    above = settings[settings["low"] > 0].sort_values("x").iloc[0]
+    below, above = _sure(settings, found)
+    below, above = below.sort_values("x").iloc[-1], above.sort_values("x").iloc[0]
     low, high = below["x"] - Z * math.sqrt(below["x_var"]), above["x"] + Z * math.sqrt(above["x_var"])
     root = min(max(_root(found), low), high)
     return Crossover(_expit(root), _expit(low), _expit(high), n, points, "", observed, found)
+
+
+def _sure(settings: pd.DataFrame, found: Fit) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The settings that are surely below zero, and those that are surely above."""
+    least = Z * found.scatter
+    below = (settings["high"] < 0) & (settings["gain"] < -least)
+    return settings[below], settings[(settings["low"] > 0) & (settings["gain"] > least)]
 
 
 def _why_none(settings: pd.DataFrame, found: Fit | None) -> str:
@@ -194,13 +205,15 @@ def _why_none(settings: pd.DataFrame, found: Fit | None) -> str:
     if bool((gains > 0).all()) or bool((gains < 0).all()):
         word = "above" if gains.iloc[0] > 0 else "below"
         return f"no change of sign: the gain is {word} zero at all {n} settings"
-    below, above = settings.loc[settings["high"] < 0, "prior"], settings.loc[settings["low"] > 0, "prior"]
+    if found.gain_N[-1] - found.gain_N[0] < 1e-9:
+        return "the gain does not rise with prior strength"
+    below, above = (some["prior"] for some in _sure(settings, found))
     if below.empty or above.empty:
         sides = [word for word, some in (("below", below), ("above", above)) if some.empty]
-        return f"no setting of {n} has a gain that is significantly {' or '.join(sides)} zero"
+        return f"no setting of {n} is surely {' or '.join(sides)} zero (scatter {found.scatter:.2f})"
     if below.max() >= above.min():
         return (
-            f"the settings contradict one another: significantly above zero at {above.min():.3f} and below zero at "
+            f"the settings contradict one another: surely above zero at {above.min():.3f} and below zero at "
             f"{below.max():.3f}, so in between prior strength alone does not decide"
         )
     return ""
@@ -221,7 +234,7 @@ def _root(found: Fit) -> float:
 
 def crossovers(table: pd.DataFrame, objectives: Sequence[str], decoding: str) -> pd.DataFrame:
     """One row per objective and task, and `pooled` over tasks where there are several: task, objective, prior, low,
-    high, settings, points, why, observed_low, observed_high, and of the fit `scatter` (its error) and `measurement`.
+    high, settings, points, why, observed_low, observed_high, and of the fit `scatter` and `measurement`.
     """
     rows = []
     for objective in objectives:
@@ -232,7 +245,7 @@ def crossovers(table: pd.DataFrame, objectives: Sequence[str], decoding: str) ->
             row: dict[str, object] = {"task": task, "objective": objective}
             row |= {key: getattr(found, key) for key in ("prior", "low", "high", "settings", "points", "why")}
             row |= {"observed_low": found.observed[0], "observed_high": found.observed[1]}
-            row |= {"scatter": found.fit.error if found.fit else math.nan}
+            row |= {"scatter": found.fit.scatter if found.fit else math.nan}
             rows.append(row | {"measurement": found.fit.measurement if found.fit else math.nan})
     return pd.DataFrame(rows)
 
