@@ -182,8 +182,8 @@ def crossover_of(settings: pd.DataFrame) -> Crossover:
     if why or found is None:
         return Crossover(math.nan, math.nan, math.nan, n, points, why, observed, found)
     below, above = _sure(settings, found)
-    below, above = below.sort_values("x").iloc[-1], above.sort_values("x").iloc[0]
-    low, high = below["x"] - Z * math.sqrt(below["x_var"]), above["x"] + Z * math.sqrt(above["x_var"])
+    low = float((below["x"] - Z * np.sqrt(below["x_var"])).max())
+    high = float((above["x"] + Z * np.sqrt(above["x_var"])).min())
     root = min(max(_root(found), low), high)
     return Crossover(_expit(root), _expit(low), _expit(high), n, points, "", observed, found)
 
