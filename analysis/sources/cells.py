@@ -220,7 +220,7 @@ def _decodings(job_id: str, reader: Reader) -> dict[str, dict[str, Any]]:
     """The decodings of an evaluation by name, as its spec has them; {} where there is no spec that tells them."""
 
     def read() -> dict[str, dict[str, Any]] | None:
-        spec = reader.spec(job_id)
+        spec = reader.read_spec(job_id)
         return None if spec is None else {n: dict(d) for n, d in spec["job"]["benchmark"]["decodings"].items()}
 
     return reader.once("decodings", job_id, read) or {}

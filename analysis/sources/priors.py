@@ -1,4 +1,4 @@
-"""Prior strength as a table: a row per backbone, domain, variant and kind of answers, from the prior jobs' records."""
+"""Prior strength as a table: a row per prior job and kind of answers at a place, from the prior jobs' records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _COLUMNS += ["sequences", "questions", "nll", "share_above_0.55", "histogram", "
 
 
 def priors_table(cells: pd.DataFrame, reader: Reader) -> pd.DataFrame:
-    """Of all rows of `Results.cells`, missing ones included:
+    """Of all rows of `Results.cells`, missing ones included; a place has several prior jobs where its seeds have
+    backbones of their own:
 
     answers: clean or as_trained. prior: the job. mean: of p over the target tokens (paper, Eq. 5), low and high its
     interval of 95 % over `questions` distinct questions (0: the record does not name them, and the interval is over
@@ -26,9 +27,12 @@ def priors_table(cells: pd.DataFrame, reader: Reader) -> pd.DataFrame:
     """
     rows = []
     if len(cells):
-        # Of cells that share a place some may name no prior job: an older launch's, or one that is planned otherwise.
+        place = ["backbone", "domain", "variant"]
         ordered = cells.assign(_unknown=cells["prior_clean"].isna()).sort_values("_unknown", kind="stable")
-        firsts = ordered.drop_duplicates(["backbone", "domain", "variant"]).sort_index()
+        firsts = ordered.drop_duplicates([*place, "prior"]).sort_index()
+        # Of cells that share a place some may name no prior job: an older launch's, or one that is planned otherwise.
+        named = firsts.assign(_named=firsts["prior"] != "").groupby(place)["_named"].transform("any")
+        firsts = firsts[(firsts["prior"] != "") | ~named]
         rows = [_row(first, which, reader) for first in firsts.to_dict("records") for which, _, _ in PRIORS]
     quantiles = {key for row in rows for key in row if key.startswith("quantile_")}
     return pd.DataFrame(rows, columns=[*_COLUMNS, *sorted(quantiles, key=lambda key: float(key.rpartition("_")[2]))])

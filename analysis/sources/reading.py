@@ -15,7 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 
 from analysis.sources.files import Files
-from analysis.sources.scores import Block, Key, ScoreFiles, Told, Wanted, slowly
+from analysis.sources.parse import Block, Told, Wanted, slowly
+from analysis.sources.score_files import ScoreFiles
+from analysis.sources.scores import Key
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import Record, file_sha256, is_done, read_json
@@ -49,7 +51,8 @@ _TABLES = {"prior": "sequences.jsonl", "train": "metrics.jsonl", "pretrain": "me
 
 
 class Reader:
-    """One store, read once: every answer is remembered, every problem is told once. `close` ends its threads.
+    """One store, read once: every answer is remembered, every problem is told once. `close` ends its threads
+    and processes.
 
     damaged: the jobs with problems, of which nothing is kept.
     """
@@ -62,10 +65,11 @@ class Reader:
         self.damaged: set[str] = set()
         self._known: dict[tuple[str, str], Any] = {}
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
-        self._scores = ScoreFiles(self._pool)
+        self._scores = ScoreFiles()
         self._tables: dict[str, Future[pd.DataFrame | None]] = {}
 
     def close(self) -> None:
+        self._scores.close()
         self._pool.shutdown(cancel_futures=True)
 
     def read_ahead(self, job_ids: Iterable[str]) -> None:
@@ -111,23 +115,24 @@ class Reader:
 
     def spec(self, job_id: str) -> dict[str, Any] | None:
         """The job's frozen spec.json, None if there is none."""
+        return self.once("spec.json", job_id, lambda: self.read_spec(job_id))
 
-        def read() -> dict[str, Any] | None:
-            if not job_id:
-                return None
-            path = self.files.job(job_id).spec
-            data = self.files.json(job_id, path.name)
-            if data is None:
-                return None
-            if data["id"] != job_id or not isinstance(data["job"], dict):
-                raise StoreError(f"{path} is not the spec of {job_id}; `bll retry` runs its job again")
-            return data
-
-        return self.once("spec.json", job_id, read)
+    def read_spec(self, job_id: str) -> dict[str, Any] | None:
+        """As `spec`, not remembered, which spares memory where one is asked once; raises what `once` takes."""
+        if not job_id:
+            return None
+        path = self.files.job(job_id).spec
+        data = self.files.json(job_id, path.name)
+        if data is None:
+            return None
+        if data["id"] != job_id or not isinstance(data["job"], dict):
+            raise StoreError(f"{path} is not the spec of {job_id}; `bll retry` runs its job again")
+        return data
 
     def record(self, job_id: str) -> Record | None:
         """The job's record, None if it is not done or damaged."""
-        return self.once("record", job_id, lambda: self.files.record(job_id))
+        known: Record | None = self._known.get(("record", job_id))  # asked for a dozen times per cell
+        return known or self.once("record", job_id, lambda: self.files.record(job_id))
 
     def scores(self, job_id: str, grader: str = "") -> dict[str, Block] | None:
         """Scores by question per decoding, by the newest version of the grader of that name; '': the one that the

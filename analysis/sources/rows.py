@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.sources.cells import AXES, ManifestCell
+from analysis.sources.parse import Block
 from analysis.sources.reading import PRIORS, Reader, number_of
-from analysis.sources.scores import Block
 from analysis.statistics.intervals import mean_interval, ratio_interval, region
 from bll_sweeps.grid.axes import Objective, canonical_json
 

@@ -7,9 +7,11 @@ results.cells[["objective", "backbone", "domain", "decoding", "mean", "low", "hi
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +22,11 @@ import pandas as pd
 from analysis.sources import cache
 from analysis.sources.cells import ManifestCell, distinct_cells, find_sweep, jobs_of, read_manifests, spread_decodings
 from analysis.sources.limits import limits
+from analysis.sources.parse import Block
 from analysis.sources.priors import priors_table
 from analysis.sources.reading import Kept, Reader
 from analysis.sources.rows import KINDS, Row, cell_rows
-from analysis.sources.scores import Block, Key, Scores
+from analysis.sources.scores import Key, Scores
 from bll_sweeps.store.layout import Layout
 
 log = logging.getLogger("bll")
@@ -111,11 +114,24 @@ def load(root: Path, sweep: str | None = None, launch: int | None = None, every_
             log.info("the analysis reads records again: %s", error)
     reader = Reader(layout, _kept(cache.latest(layout, files.name), stamps))
     try:
-        results = _read(reader, root, files.name, manifests)
-        _keep(results, reader, key, stamps)
+        with _no_collection():
+            results = _read(reader, root, files.name, manifests)
+            _keep(results, reader, key, stamps)
     finally:
         reader.close()
     return results
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of small objects are made here, and hardly a cycle: looking for cycles takes a third of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _read(reader: Reader, root: Path, sweep: str, manifests: list[dict[str, Any]]) -> Results:
@@ -205,7 +221,7 @@ def _kept(snapshot: cache.Snapshot | None, stamps: dict[str, str]) -> Kept:
         for job, name, text in texts[texts["job"].isin(same)].itertuples(index=False):
             kept.texts.setdefault(job, {})[name] = text
         for scores in (_scores_of(snapshot, ""), _scores_of(snapshot, "other_")):
-            kept.blocks |= {key: scores.block(key) for key in scores if key[0] in same}
+            kept.blocks |= {key: block for key, block in scores.blocks().items() if key[0] in same}
         for name, column, read in (("curves", "train", {"loss": "objective"}), ("sequences", "prior", {})):
             if snapshot.meta["uniform"][name]:
                 table = snapshot.table(name).rename(columns=read)

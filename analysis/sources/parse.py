@@ -1,0 +1,139 @@
+"""A file of an evaluation's scores -> arrays. It imports little, since the processes of score_files.py start with it.
+
+A file is a row per question, {"question": .., <decoding>: [score in [0, 1] per sample], ..}; what else a row tells (the
+answers and how they were found) is not read. A file that the quick way does not take is left to `slowly`, whose errors
+name what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import pickle
+import signal
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from math import fsum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from bll_sweeps.errors import StoreError
+
+# The record holds the same mean as its rows; a greater difference means that one of them is not what was written.
+SCORE_TOLERANCE = 1e-4
+Told = dict[str, dict[str, Any]]  # what the record tells of each decoding: mean, questions, samples ..
+
+
+class Block(NamedTuple):
+    """The scores of one evaluation in one decoding by one grader."""
+
+    question: tuple[str, ...]  # names [N]; one object for all blocks of the same questions in the same order
+    score: np.ndarray  # [N], float64: mean over the question's samples, in [0, 1]
+    samples: np.ndarray  # [N], int32
+
+
+class Wanted(NamedTuple):
+    """A file of scores. size: None where only its digest is told."""
+
+    path: Path
+    size: int | None
+    sha256: str
+    told: Told
+
+
+Blocks = dict[str, Block]  # by decoding
+
+
+def parse(wanted: Sequence[Wanted]) -> list[Blocks | None]:
+    """The blocks of each file; None for one that is not as it should be, which `slowly` then judges."""
+    same: dict[tuple[str, ...], tuple[str, ...]] = {}
+    return [_parse(one, same) for one in wanted]
+
+
+def _parse(wanted: Wanted, same: dict[tuple[str, ...], tuple[str, ...]]) -> Blocks | None:
+    try:
+        data = wanted.path.read_bytes()
+    except OSError:
+        return None
+    if wanted.size not in (None, len(data)) or hashlib.sha256(data).hexdigest() != wanted.sha256:
+        return None
+    try:
+        rows = _decoder(tuple(wanted.told)).decode_lines(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    names = tuple([row.question for row in rows])
+    question = same.setdefault(names, names)
+    blocks = {}
+    for i, decoding in enumerate(wanted.told):
+        lists = [getattr(row, f"scores_{i}") for row in rows]
+        if not all(lists):
+            return None
+        blocks[decoding] = Block(question, *_means(lists))
+    return None if any(problem_of(block, wanted.told[name]) for name, block in blocks.items()) else blocks
+
+
+@lru_cache
+def _decoder(decodings: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Of rows with `question` and `scores_<i>`, those of the i-th decoding."""
+    names = {"question": "question"} | {f"scores_{i}": decoding for i, decoding in enumerate(decodings)}
+    fields = [("question", str), *((name, list[float]) for name in list(names)[1:])]
+    return msgspec.json.Decoder(msgspec.defstruct("Row", fields, rename=names, gc=False))
+
+
+def _means(lists: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of scores [N] -> their means, of exact sums, and lengths [N]."""
+    samples = np.array([len(scores) for scores in lists], np.int32)
+    return np.array([fsum(scores) for scores in lists]) / samples, samples
+
+
+def problem_of(block: Block, told: dict[str, Any]) -> str:
+    """What is wrong with the scores of a decoding, '' if nothing is."""
+    if len(set(block.question)) != len(block.question):
+        return "has a question twice; `bll retry` runs its job again"
+    if not ((block.score >= 0) & (block.score <= 1)).all():
+        if n := int(np.isnan(block.score).sum()):
+            return f"has scores that are no numbers (NaN, in {n} of {len(block.score)} questions): {_GRADER_AT_FAULT}"
+        return f"has a score outside [0, 1]: {_GRADER_AT_FAULT}"
+    mean = float(block.score.mean()) if len(block.score) else float("nan")
+    if not abs(mean - told["mean"]) <= SCORE_TOLERANCE or len(block.score) != told["questions"]:
+        return (
+            f"has {len(block.score)} questions with mean {mean:.6f}, its record {told['questions']} with "
+            f"{told['mean']}; `bll retry` runs its job again"
+        )
+    return ""
+
+
+_GRADER_AT_FAULT = "its grader is at fault; mend it, raise its VERSION and launch again with --rerun-stale"
+
+
+def slowly(path: Path, told: Told) -> Blocks:
+    """The blocks of a file whose digest was checked; StoreError says what is wrong with it."""
+    # One call for the whole file: three times faster than a call a line.
+    rows = json.loads(f"[{','.join(path.read_text(encoding='utf-8').splitlines())}]")
+    question = tuple(str(row["question"]) for row in rows)
+    out = {}
+    for decoding, metrics in told.items():
+        lists = [[float("nan") if score is None else float(score) for score in row[decoding]] for row in rows]
+        if not lists or not all(lists):
+            raise StoreError(f"{path} has a question without scores ({decoding}); `bll retry` runs its job again")
+        out[decoding] = Block(question, *_means(lists))
+        if problem := problem_of(out[decoding], metrics):
+            raise StoreError(f"{path} ({decoding}) {problem}")
+    return out
+
+
+def serve() -> None:
+    """Answers each pickled list of Wanted on stdin with the pickled `parse` of it on stdout, until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end closes stdin
+    gc.disable()  # rows hold no cycles
+    with contextlib.suppress(EOFError):
+        while True:
+            wanted = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent's
+            pickle.dump(parse(wanted), sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
+            sys.stdout.buffer.flush()

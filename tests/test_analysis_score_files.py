@@ -1,0 +1,145 @@
+"""Scores parsed by processes of their own: the same numbers as without, whatever becomes of the processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.sources import score_files
+from analysis.sources.parse import Wanted, parse, slowly
+from analysis.sources.score_files import ScoreFiles
+from bll_sweeps.errors import StoreError
+
+Rows = list[dict[str, object]]
+
+
+def wanted(path: Path, rows: Rows, decodings: tuple[str, ...] = ("sampled",)) -> Wanted:
+    """The file of these rows, as a record tells of it."""
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(data)
+    told = {}
+    for name in decodings:
+        means = [np.mean(np.array(row[name], dtype=float)) for row in rows if row[name]]
+        told[name] = {"mean": float(np.mean(means)), "questions": len(rows)}
+    return Wanted(path, len(data), hashlib.sha256(data).hexdigest(), told)
+
+
+def plain(n: int = 3) -> Rows:
+    return [{"question": f"q{i}", "sampled": [1, 0.25, i % 2], "answers": {"sampled": ["x"]}} for i in range(n)]
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Wanted]:
+    """Files that are worth processes."""
+    monkeypatch.setattr(score_files, "_BATCH_BYTES", 600)
+    monkeypatch.setattr(score_files, "_WORTH", 2)
+    return [wanted(tmp_path / f"{i}.jsonl", plain(2 + i % 3)) for i in range(40)]
+
+
+def asked(files: ScoreFiles, many: list[Wanted]) -> None:
+    for one in many:
+        files.want(one)
+
+
+def check(files: ScoreFiles, many: list[Wanted]) -> None:
+    for one in many:
+        found, (expected,) = files.get(one.path), parse([one])
+        assert found is not None and expected is not None
+        for name, block in expected.items():
+            assert found[name].question == block.question
+            assert found[name].score.tolist() == block.score.tolist()
+            assert found[name].samples.tolist() == block.samples.tolist()
+
+
+def test_processes_find_what_this_one_finds_and_end_with_it(many: list[Wanted]) -> None:
+    files = ScoreFiles()
+    asked(files, many)
+    check(files, many)
+    assert files._children is not None
+    children = list(files._children._all)
+    assert children
+    files.close()
+    assert all(child.returncode is not None for child in children)
+
+
+def test_a_few_files_start_no_process(tmp_path: Path) -> None:
+    files = ScoreFiles()
+    few = [wanted(tmp_path / "a.jsonl", plain())]
+    asked(files, few)
+    check(files, few)
+    assert files._children is None
+
+
+def test_files_of_a_process_that_was_killed_are_parsed_all_the_same(
+    many: list[Wanted], caplog: pytest.LogCaptureFixture
+) -> None:
+    files = ScoreFiles()
+    asked(files, many[:20])
+    check(files, many[:20])
+    assert files._children is not None
+    for child in files._children._all:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    with caplog.at_level("INFO", logger="bll"):
+        asked(files, many[20:])
+        check(files, many[20:])
+        files.close()
+    assert "parsed by this one" in caplog.text
+
+
+def test_where_no_process_can_be_started_files_are_parsed_all_the_same(
+    many: list[Wanted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_files.sys, "executable", "/no/such/python")
+    files = ScoreFiles()
+    asked(files, many)
+    check(files, many)
+    files.close()
+
+
+def test_the_same_questions_are_one_object(many: list[Wanted]) -> None:
+    files = ScoreFiles()
+    asked(files, many)
+    blocks = [files.get(one.path) for one in many]
+    files.close()
+    assert len({id(found["sampled"].question) for found in blocks if found is not None}) == 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q", "sampled": []},
+        {"question": "q", "sampled": [None]},
+        {"question": "q", "sampled": [float("nan")]},
+        {"question": "q", "sampled": [2]},
+        {"question": "q0", "sampled": [1]},
+    ],
+    ids=["none", "null", "nan", "two", "twice"],
+)
+def test_what_is_not_as_it_should_be_is_judged_slowly_and_named(tmp_path: Path, row: dict[str, object]) -> None:
+    one = wanted(tmp_path / "a.jsonl", [*plain(), row])
+    assert parse([one]) == [None]
+    with pytest.raises(StoreError, match=r"a\.jsonl"):
+        slowly(one.path, one.told)
+
+
+def test_a_digest_that_differs_is_not_parsed(tmp_path: Path) -> None:
+    one = wanted(tmp_path / "a.jsonl", plain())
+    for bad in (one._replace(sha256="0" * 64), one._replace(size=1), one._replace(path=tmp_path / "none")):
+        assert parse([bad]) == [None]
+
+
+def test_names_of_decodings_need_not_be_identifiers(tmp_path: Path) -> None:
+    rows: Rows = [{"question": "q", "greedy-2": [1], "class": [0, 1]}]
+    (found,) = parse([wanted(tmp_path / "a.jsonl", rows, ("greedy-2", "class"))])
+    assert found is not None
+    assert {name: (block.score.tolist(), block.samples.tolist()) for name, block in found.items()} == {
+        "greedy-2": ([1.0], [1]),
+        "class": ([0.5], [2]),
+    }
