@@ -21,6 +21,7 @@ from analysis.statistics.intervals import Array, Interval, Z, t_quantile
 
 SETTING = ["backbone", "domain"]
 MIN_SETTINGS = 4  # of fewer, each left out in turn, the scatter cannot be told
+REJECTED = 2.27  # the 95 % point of the test's limiting distribution
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,8 @@ def fit(settings: pd.DataFrame) -> Fit | None:
 
 def isotonic(x_N: Array, y_N: Array) -> Array:
     """The non-decreasing values [N] nearest to y_N by least squares; x_N is ascending, and equal x have one value."""
+    if not len(x_N):
+        return np.empty(0)
     starts = np.flatnonzero(np.diff(x_N, prepend=-np.inf) > 0)
     sizes = np.diff(np.append(starts, len(x_N)))
     blocks: list[tuple[float, int]] = []  # mean, size
@@ -164,12 +167,12 @@ def isotonic(x_N: Array, y_N: Array) -> Array:
 def crossover(table: pd.DataFrame, objective: str, decoding: str) -> Crossover:
     """The prior strength above which `objective` beats NLL, from rows of `continuum.gains` (or `benchmarks.by_place`).
 
-    prior: where the fit goes through zero, held within the interval. low to high: from the strongest setting that is
-    surely below zero to the weakest one that is surely above, each end widened by the error of that prior strength.
-    Whatever the shape, a gain that does not fall changes its sign in between. Sure is a setting whose own 95 % interval
-    (over seeds too, where there are several) excludes zero, and whose gain is more than 1.96 times the settings'
-    scatter. The data show none (`why` says so) where settings are fewer than 4, either of those ends is lacking, or the
-    two contradict. Simulated coverage: docs/advice.md.
+    prior: where the fit goes through zero. low to high: all places between settings where a change of sign is not
+    rejected, to the settings on either side, each widened by the error of its prior strength. Rejected is what misses
+    the settings, by squares and in units of their scatter, by REJECTED more than the fit does: the likelihood ratio
+    test for the inverse of a monotone function (Banerjee and Wellner 2001, Likelihood ratio tests for monotone
+    functions). The data show none (`why` says so) where settings are fewer than 4, or where it is not rejected that the
+    gain has one sign at all of them. Simulated coverage: bench/results/coverage.md.
     """
     return crossover_of(settings_of(table, objective, decoding))
 
@@ -178,24 +181,30 @@ def crossover_of(settings: pd.DataFrame) -> Crossover:
     """`crossover`, from `settings_of`."""
     n, points, found = len(settings), int(settings["points"].sum()), fit(settings)
     observed = (float(settings["prior"].min()), float(settings["prior"].max())) if n else (math.nan, math.nan)
-    why = _why_none(settings, found)
+    possible = _possible(settings, found) if found else []
+    why = _why_none(settings, found, possible)
     if why or found is None:
         return Crossover(math.nan, math.nan, math.nan, n, points, why, observed, found)
-    below, above = _sure(settings, found)
-    low = float((below["x"] - Z * np.sqrt(below["x_var"])).max())
-    high = float((above["x"] + Z * np.sqrt(above["x_var"])).min())
-    root = min(max(_root(found), low), high)
-    return Crossover(_expit(root), _expit(low), _expit(high), n, points, "", observed, found)
+    error_N = Z * np.sqrt(settings.sort_values("x", kind="stable")["x_var"].to_numpy(float))
+    low = found.x_N[possible[0] - 1] - error_N[possible[0] - 1]
+    high = found.x_N[possible[-1]] + error_N[possible[-1]]
+    return Crossover(_expit(_root(found)), _expit(low), _expit(high), n, points, "", observed, found)
 
 
-def _sure(settings: pd.DataFrame, found: Fit) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The settings that are surely below zero, and those that are surely above."""
-    least = Z * found.scatter
-    below = (settings["high"] < 0) & (settings["gain"] < -least)
-    return settings[below], settings[(settings["low"] > 0) & (settings["gain"] > least)]
+def _possible(settings: pd.DataFrame, found: Fit) -> list[int]:
+    """How many settings may lie below the crossover, as the test does not reject it; 0 or all: there is none."""
+    x_N, gain_N = np.array(found.x_N), settings.sort_values("x", kind="stable")["gain"].to_numpy(float)
+    least, out = float(np.square(gain_N - np.array(found.gain_N)).sum()), []
+    for k in range(len(x_N) + 1):
+        below, above = isotonic(x_N[:k], gain_N[:k]), isotonic(x_N[k:], gain_N[k:])
+        signed_N = np.concatenate([np.minimum(below, 0), np.maximum(above, 0)])
+        more = float(np.square(gain_N - signed_N).sum()) - least
+        if more <= REJECTED * found.scatter**2 + 1e-12:
+            out.append(k)
+    return out
 
 
-def _why_none(settings: pd.DataFrame, found: Fit | None) -> str:
+def _why_none(settings: pd.DataFrame, found: Fit | None, possible: list[int]) -> str:
     n = len(settings)
     if n < MIN_SETTINGS:
         return f"too few settings: {n}, {MIN_SETTINGS} are needed"
@@ -207,25 +216,16 @@ def _why_none(settings: pd.DataFrame, found: Fit | None) -> str:
         return f"no change of sign: the gain is {word} zero at all {n} settings"
     if found.gain_N[-1] - found.gain_N[0] < 1e-9:
         return "the gain does not rise with prior strength"
-    below, above = (some["prior"] for some in _sure(settings, found))
-    if below.empty or above.empty:
-        sides = [word for word, some in (("below", below), ("above", above)) if some.empty]
-        return f"no setting of {n} is surely {' or '.join(sides)} zero (scatter {found.scatter:.2f})"
-    if below.max() >= above.min():
-        return (
-            f"the settings contradict one another: surely above zero at {above.min():.3f} and below zero at "
-            f"{below.max():.3f}, so in between prior strength alone does not decide"
-        )
+    words = [word for word, k in (("above", 0), ("below", n)) if k in possible]
+    if words:
+        return f"by its scatter of {found.scatter:.2f} the gain may be {' or '.join(words)} zero at all {n} settings"
     return ""
 
 
 def _root(found: Fit) -> float:
-    """In logits: where the fit goes through zero, the middle where it is zero; -inf or inf where it does not."""
+    """In logits: where a fit of both signs goes through zero, the middle of where it is zero."""
     x_N, gain_N = np.array(found.x_N), np.array(found.gain_N)
-    below, above = np.flatnonzero(gain_N < 0), np.flatnonzero(gain_N > 0)
-    if len(below) == 0 or len(above) == 0:
-        return -math.inf if len(above) else math.inf
-    i, j = int(below[-1]), int(above[0])
+    i, j = int(np.flatnonzero(gain_N < 0)[-1]), int(np.flatnonzero(gain_N > 0)[0])
     if j > i + 1:
         return float(x_N[i + 1] + x_N[j - 1]) / 2
     share = -gain_N[i] / (gain_N[j] - gain_N[i])
