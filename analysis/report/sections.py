@@ -147,8 +147,8 @@ def _crossovers(placed: pd.DataFrame, prior: Prior) -> str:
     heads = ["objective", "decoding", "variant", "prior strength [95 %]", "n (settings)"]
     text = (
         "<p class=note>Crossover: the prior strength at which a gain that never falls along the continuum goes "
-        "through zero, between the strongest setting (a backbone on a domain) that is surely below zero and the "
-        "weakest that is surely above.</p>"
+        "through zero, and where a change of sign is not rejected for the scatter between settings (a setting is a "
+        "backbone on a domain).</p>"
     )
     summary = f"<summary>Where each objective overtakes {REFERENCE.upper()}</summary>"
     return f"{note}<details>{summary}{text}{table(heads, rows)}</details>"
