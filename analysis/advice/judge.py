@@ -74,7 +74,9 @@ def judge(evidence: Evidence, backbone: str, domain: str, prior: Interval, objec
 def _measured(row: dict[str, Any]) -> Measured:
     over_seeds = row.get("gain_seeds_low", math.nan), row.get("gain_seeds_high", math.nan)
     low, high = (row["gain_low"], row["gain_high"]) if math.isnan(over_seeds[0]) else over_seeds
-    return Measured(float(row["gain"]), float(low), float(high), int(row["n"]), int(row["seeds"]))
+    # Student's t for few seeds leaves the range of a difference of scores, which lie in [0, 1].
+    low, high = max(float(low), -1.0), min(float(high), 1.0)
+    return Measured(float(row["gain"]), low, high, int(row["n"]), int(row["seeds"]))
 
 
 def _verdict(predicted: Prediction | None, measured: Measured | None) -> tuple[Verdict, By]:
