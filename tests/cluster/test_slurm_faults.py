@@ -30,7 +30,8 @@ from bll_sweeps.store.claims import STALE_AFTER_S
 from bll_sweeps.store.layout import Attempt, JobFiles
 from bll_sweeps.store.records import is_done, read_json, read_record
 
-PATIENCE_S = 400
+PATIENCE_S = 600
+pytestmark = pytest.mark.timeout(1200)  # all faults are part of the first test's time
 # Some seconds of training, with a checkpoint every few tenths. One that saves every step takes longer, to the same
 # result: SLURM looks at time limits every half a minute. The evaluation has a journal of 120 batches.
 STEPS, SAMPLES = "recipe.steps=2000", "benchmark.decodings.sampled.samples=1500"
