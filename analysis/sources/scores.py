@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.sources.parse import Block
 
+_COLUMNS = ("score", "samples")
 Key = tuple[str, str, str]  # evaluate id, decoding, grader
 
 
@@ -42,6 +43,13 @@ class Scores(Mapping[Key, pd.DataFrame]):
             np.concatenate([np.empty(0, np.int32), *(codes[block.question] for block in blocks.values())]),
             np.concatenate([np.empty(0), *(block.score for block in blocks.values())]),
             np.concatenate([np.empty(0, np.int32), *(block.samples for block in blocks.values())]),
+        )
+
+    @classmethod
+    def of_tables(cls, tables: Mapping[Key, pd.DataFrame]) -> Scores:
+        """Of tables as this mapping's own."""
+        return cls.of(
+            {key: Block(tuple(t.index), *(t[name].to_numpy() for name in _COLUMNS)) for key, t in tables.items()}
         )
 
     def parts(self) -> dict[str, pd.DataFrame]:

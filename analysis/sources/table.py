@@ -69,11 +69,12 @@ class Results:
     @cached_property
     def questions(self) -> pd.DataFrame:
         """One row per evaluate job, decoding and question: `score` is the mean over `samples` generations."""
-        if isinstance(self.scores, Scores):
-            return self.scores.table()[["evaluate", "decoding", "question", "score", "samples"]]
-        tables = [t.reset_index().assign(evaluate=job, decoding=d) for (job, d, _), t in self.scores.items()]
-        columns = ["evaluate", "decoding", "question", "score", "samples"]
-        return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+        return self.columns.table()[["evaluate", "decoding", "question", "score", "samples"]]
+
+    @cached_property
+    def columns(self) -> Scores:
+        """The scores as columns of numbers."""
+        return self.scores if isinstance(self.scores, Scores) else Scores.of_tables(self.scores)
 
     @property
     def done(self) -> pd.DataFrame:

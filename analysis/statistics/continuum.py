@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.sources.table import POINT, Prior, Results
 from analysis.statistics.comparisons import adjusted, minimum_detectable
@@ -25,7 +26,7 @@ from analysis.statistics.intervals import (
     Array,
     Interval,
     mean_interval,
-    nothing,
+    mean_intervals,
     ratio_interval,
     region,
     region_paper,
@@ -60,7 +61,7 @@ Cell = dict[str, Any]  # a row of Results.cells
 class _Scores:
     """Scores by seed and question [S, N], means over samples; `samples` are behind one question, all seeds together."""
 
-    questions: pd.Index
+    questions: NDArray[np.int32]  # their numbers, [N]
     score_SN: Array
     samples: int
 
@@ -72,17 +73,16 @@ def means(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     `region` is by prior strength, `region_paper` the paper's own by domain. Rows whose cells are all missing are there,
     with n = 0.
     """
-    rows = []
+    rows, found, runs = [], [], []
     for keys, cells in _groups(results).items():
         done = _distinct([cell for cell in cells if cell["state"] == "done"], "evaluate", "grader")
-        found = _scores(results, done)
-        interval = nothing()
-        if len(found.questions):
-            interval = mean_interval(found.score_SN.mean(axis=0), found.samples)
         different = _distinct(done, "evaluate")
-        row = {**dict(zip(_GROUP, keys, strict=True)), **_place(cells, prior), **_fields(interval, "")}
-        row |= _over_seeds(found.score_SN, interval, "seeds")
-        rows.append(row | _seeds(found.samples, len(different), [cell["mean"] for cell in different]))
+        found.append(_scores(results, done))
+        runs.append(_seeds(found[-1].samples, len(different), [cell["mean"] for cell in different]))
+        rows.append({**dict(zip(_GROUP, keys, strict=True)), **_place(cells, prior)})
+    intervals = mean_intervals([_over_runs(one.score_SN) for one in found], [one.samples for one in found])
+    for row, interval, one, of_runs in zip(rows, intervals, found, runs, strict=True):
+        row |= _fields(interval, "") | _over_seeds(one.score_SN, interval, "seeds") | of_runs
     return _ordered(pd.DataFrame(rows))
 
 
@@ -118,7 +118,7 @@ def gains(
         differences.append(difference_SN)
     if not rows:
         return adjusted(pd.DataFrame(columns=[*_NO_GAINS, "p_value", "mdd"]))
-    found = paired_differences([d_SN.mean(axis=0) if d_SN.size else np.empty(0) for d_SN in differences])
+    found = paired_differences([_over_runs(d_SN) for d_SN in differences])
     for row, one, difference_SN in zip(rows, found, differences, strict=True):
         row |= _fields(one, "gain") | _over_seeds(difference_SN, one, "gain_seeds")
         row |= {"p_value": one.p_value, "mdd": minimum_detectable(one)}
@@ -162,29 +162,43 @@ def _paired(cells: list[Cell], others: list[Cell]) -> tuple[list[Cell], list[Cel
 def _scores(results: Results, cells: list[Cell]) -> _Scores:
     """The scores of the questions that all of these cells were asked, by seed; cells of one seed are averaged."""
     if not cells:
-        return _Scores(pd.Index([]), np.empty((0, 0)), 0)
-    tables = [results.scores[cell["evaluate"], cell["decoding"], cell["grader"]] for cell in cells]
-    common = tables[0].index
-    for table in tables[1:]:
-        common = common if common.equals(table.index) else common.intersection(table.index, sort=False)
+        return _Scores(np.empty(0, np.int32), np.empty((0, 0)), 0)
+    columns = results.columns
+    at = [columns.rows((cell["evaluate"], cell["decoding"], cell["grader"])) for cell in cells]
+    common = columns.code[at[0]]
+    for one in at[1:]:
+        common = _common(common, columns.code[one])
     by_seed: dict[int, list[Array]] = {}
-    for cell, table in zip(cells, tables, strict=True):
-        by_seed.setdefault(int(cell["seed"]), []).append(_of(table["score"], common))
-    asked = _distinct(cells, "evaluate", "grader")
-    samples = [results.scores[cell["evaluate"], cell["decoding"], cell["grader"]]["samples"].min() for cell in asked]
-    return _Scores(common, np.stack([np.mean(by_seed[seed], axis=0) for seed in sorted(by_seed)]), int(sum(samples)))
+    for cell, one in zip(cells, at, strict=True):
+        score_N = _of(columns.score[one], columns.code[one], common)
+        by_seed.setdefault(int(cell["seed"]), []).append(score_N)
+    asked = {(cell["evaluate"], cell["grader"]): one for cell, one in reversed(list(zip(cells, at, strict=True)))}
+    samples = sum(int(columns.samples[one].min()) for one in asked.values())
+    return _Scores(common, np.stack([np.mean(by_seed[seed], axis=0) for seed in sorted(by_seed)]), samples)
 
 
-def _of(score: pd.Series, questions: pd.Index) -> Array:
-    return (score if score.index.equals(questions) else score[questions]).to_numpy(dtype=float)
+def _over_runs(score_SN: Array) -> Array:
+    """Averaged over seeds; empty where there are none."""
+    return score_SN.mean(axis=0) if score_SN.size else np.empty(0)
+
+
+def _common(questions: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Those of the first that the others have too, in their order."""
+    return questions if np.array_equal(questions, others) else questions[np.isin(questions, others)]
+
+
+def _of(score_XN: Array, asked: NDArray[np.int32], questions: NDArray[np.int32]) -> Array:
+    """Of scores of the questions `asked` [.., N] those of `questions`, in that order."""
+    if np.array_equal(asked, questions):
+        return score_XN
+    order = np.argsort(asked)
+    return score_XN[..., order[np.searchsorted(asked[order], questions)]]
 
 
 def _difference(a: _Scores, b: _Scores) -> tuple[Array, int]:
     """Score differences [S, N] of the questions that both were asked, and the samples behind a question of `a`."""
-    if a.questions.equals(b.questions):
-        return a.score_SN - b.score_SN, a.samples
-    common = a.questions.intersection(b.questions, sort=False)
-    a_SN, b_SN = (one.score_SN[:, one.questions.get_indexer(common)] for one in (a, b))
+    common = _common(a.questions, b.questions)
+    a_SN, b_SN = (_of(one.score_SN, one.questions, common) for one in (a, b))
     return a_SN - b_SN, a.samples
 
 
