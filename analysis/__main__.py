@@ -20,7 +20,7 @@ PAPER = "paper"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 written (whatever the claims' verdicts), 1 a damaged manifest, 2 usage."""
+    """Exit codes: 0 written (whatever it says, and where there is nothing yet), 1 a damaged manifest, 2 usage."""
     options = _parser().parse_args(argv)
     try:
         return _run(options)
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if str(options.source) == PAPER:
         return _paper(options)
+    from analysis.sources.empty import is_empty, nothing
     from analysis.sources.table import load
     from analysis.statistics.claims import check, claims_text
 
@@ -39,7 +40,11 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(f"--numbers={options.numbers} goes with --source {PAPER}")
     if options.out is None and not options.claims:
         raise UsageError("--out=None is missing: name a folder for the report, or ask for --claims alone")
-    results = load(options.source, options.sweep, options.launch, options.every_launch)
+    if options.sweep is None and options.launch is None and is_empty(options.source):
+        results = nothing(options.source)
+        print(f"{options.source} holds no sweep yet; `bll launch sweep=lab` runs one", file=sys.stderr)
+    else:
+        results = load(options.source, options.sweep, options.launch, options.every_launch)
     if options.claims:
         print(claims_text(check(results, options.prior)), end="")
     if options.out is not None:
@@ -71,7 +76,7 @@ def _paper(options: argparse.Namespace) -> int:
 def _compared(results: Results, options: argparse.Namespace) -> str:
     from analysis.paper.write import write_comparison
 
-    return write_comparison(results, options.out, options.prior, options.overlay)
+    return write_comparison(results, options.out, options.prior)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", type=Path, default=Path("runs"), help=source)
     parser.add_argument("--out", type=Path, help="folder for report.html, figures/ and tables")
     parser.add_argument("--numbers", type=Path, help=f"--source {PAPER}: another CSV in the format of the shipped one")
-    overlay = "draw the paper's points into the continuum, where cells can be compared (default: yes)"
+    overlay = "draw the paper's numbers into the figures, where cells can be compared (default: yes)"
     parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help=overlay)
     parser.add_argument("--sweep", help="its name (default: the sweep launched last)")
     parser.add_argument("--launch", type=int, help="its launch (default: the last)")

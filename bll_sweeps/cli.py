@@ -495,9 +495,14 @@ def _results(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from analysis.report.page import write_report
+    from analysis.sources.empty import is_empty, nothing
     from analysis.sources.table import load
 
     layout = _layout(args)
+    if not args.sweep and not args.watch and is_empty(layout.root):
+        print(f"bll: {layout.root} holds no sweep yet; `bll launch sweep=lab` runs one", file=sys.stderr)
+        print(write_report(nothing(layout.root), args.out or layout.reports))
+        return DONE
     sweep = _sweep(args, layout)
     if args.watch:
         return _watch_report(layout, sweep, args)
@@ -505,7 +510,7 @@ def _report(args: argparse.Namespace) -> int:
     page = write_report(results, args.out or layout.report(sweep))
     code = _with_problems(results.problems)
     print(page)
-    return code
+    return code if len(results.cells) else DONE  # a sweep of nothing is no failure
 
 
 def _watch_report(layout: Layout, sweep: str, args: argparse.Namespace) -> int:

@@ -129,7 +129,7 @@ def test_figures_are_png_pdf_and_svg_with_the_same_bytes_each_time(tmp_path: Pat
     mean_table, gain_table = sampled(means(results)), sampled(gains(results, resamples=200))
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
-        pngs = write_figures(results, mean_table, gain_table, folder)
+        pngs = write_figures(results, mean_table, gain_table, folder).drawn
     assert [path.stem for path in pngs] == [
         "continuum-sampled", "scheme-sampled", "bars-sampled", "heatmap-sampled", "likelihood", "curves"
     ]  # fmt: skip
@@ -141,13 +141,14 @@ def test_figures_are_png_pdf_and_svg_with_the_same_bytes_each_time(tmp_path: Pat
 def test_a_sweep_without_scores_gives_no_figure_of_gains(tmp_path: Path) -> None:
     lab_store(tmp_path / "runs", objectives=("base",), points=(("lab-a", "rot"),), questions=5)
     results = load(tmp_path / "runs")
-    pngs = write_figures(results, means(results), gains(results), tmp_path / "figures")
-    assert [path.stem for path in pngs] == [
+    written = write_figures(results, means(results), gains(results), tmp_path / "figures")
+    assert [path.stem for path in written.drawn] == [
         f"{kind}-{d}" for kind in ("bars", "heatmap") for d in ("sampled", "greedy")
     ]
     told = (tmp_path / "figures" / "figures.md").read_text()
     for name in ("continuum", "scheme", "alpha", "quantile", "scale", "histograms", "likelihood", "curves"):
         assert f"- {name}: not drawn, no " in told
+        assert written.absent[name].startswith("no ")
 
 
 def test_every_objective_of_the_catalogue_has_its_own_colour() -> None:
@@ -191,7 +192,7 @@ def test_captions_tell_the_temperature_and_not_the_decodings_name(lab: Results) 
     assert decoding_name(rows.assign(temperature=np.nan)) == "sampled answers"
 
 
-def test_charts_take_more_rows_than_altair_does_by_default(lab: Results) -> None:
+def test_charts_hold_thousands_of_rows(lab: Results) -> None:
     runs = lab.cells[lab.cells["train"] != ""].drop_duplicates("train").iloc[[0] * 150]
     trains = [f"train-{i}" for i in range(len(runs))]
     one = lab.curves[lab.curves["train"] == runs["train"].iloc[0]]

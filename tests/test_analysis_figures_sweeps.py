@@ -19,7 +19,7 @@ from analysis.figures.bars import bars
 from analysis.figures.histograms import distributions, histogram_pages, histograms
 from analysis.figures.leaders import Leader, leaders
 from analysis.figures.likelihood import likelihood, likelihood_rows
-from analysis.figures.overlay import Reported, reported_at
+from analysis.figures.overlay import reported_at
 from analysis.figures.panels import pages
 from analysis.figures.quantile import quantile_ablation, quantile_rows
 from analysis.figures.scale import family, parameters, scale_rows, scale_sweep
@@ -263,16 +263,15 @@ def test_stars_stand_only_over_the_best(alpha: Results) -> None:
 
 def test_reported_numbers_are_open_marks_where_there_are_cells(alpha: Results) -> None:
     rows = placed(alpha)
-    theirs = rows[rows["objective"].isin(["nll", "power-3"])].assign(
-        mean=0.5, low=math.nan, high=math.nan, variant="", n=0, samples=0
-    )
-    reported = Reported(theirs, pd.DataFrame()).placed().means
+    theirs = rows[rows["objective"].isin(["nll", "power-3"])]
+    reported = theirs.assign(mean=0.5, low=math.nan, high=math.nan, place="Table 0", digitised=0.0)
     assert len(reported_at(rows, reported)) == 4
-    assert reported_at(rows.assign(primary=False), reported).empty
+    assert reported_at(rows.assign(decoding="another"), reported).empty
     figure = bars(rows, alpha.formulas, {}, reported)
     marks = [line for ax in figure.axes for line in ax.get_lines() if line.get_marker() == "D"]
     assert len(marks) == 4 and all(line.get_markerfacecolor() == "none" for line in marks)
     assert any("no interval" in text.get_text() for legend in figure.legends for text in legend.get_texts())
+    assert f"the paper's numbers, for 4 of {len(rows)} scores (Table 0)" in small_print(figure)
     plain = bars(rows, alpha.formulas, {}, reported.assign(backbone="another"))
     assert not [line for ax in plain.axes for line in ax.get_lines() if line.get_marker() == "D"]
 

@@ -12,9 +12,11 @@ import pytest
 from grids import cells
 
 from analysis.paper.compare import NOT_COMPARABLE, OUTSIDE, WITHIN, beside, compare, matches, summary
+from analysis.paper.overlay import overlay
 from analysis.paper.reported import reported
 from analysis.paper.write import write_comparison
 from analysis.sources.table import Results, load
+from analysis.statistics.continuum import gains, means
 from bll_sweeps.grid.cell import Cell
 from tests.analysis_store import StoreBuilder, lab_store
 
@@ -131,7 +133,7 @@ def test_what_is_not_there_is_said(comparison: pd.DataFrame) -> None:
 
 
 def test_the_tables_show_ours_beside_the_reported(whole: Results, tmp_path: Path) -> None:
-    told = write_comparison(whole, tmp_path, overlay=False)
+    told = write_comparison(whole, tmp_path)
     assert told.startswith(f"Of {len(reported())} reported numbers ")
     text = (tmp_path / "paper-tables" / "table-1.md").read_text()
     (best,) = [line for line in text.splitlines() if line.startswith(f"| {BACKBONE} | p (−p)")]
@@ -178,6 +180,51 @@ def test_a_missing_cell_is_named(tmp_path: Path, grid: dict[tuple[str, str], Cel
     builder.launch([(one, ["objective=p", f"backbone={BACKBONE}", "benchmark=aime24"])])
     row = _row(compare(load(tmp_path)), place="Table 1", backbone=BACKBONE, objective="p", benchmark="aime24")
     assert row["why"].startswith("cell missing: ") and row["n"] == 0
+
+
+# --- the paper's numbers in our figures ------------------------------------------------------------------------------
+
+
+def test_comparable_numbers_are_laid_over_ours(whole: Results) -> None:
+    found = overlay(whole, means(whole), gains(whole))
+    place = {"backbone": BACKBONE, "domain": "math"}
+    table = reported()
+    of_grid = table[(table["place"] == "Table 1") & (table["backbone"] == BACKBONE) & table["benchmark"].isin(SIZES)]
+    for name, rows in of_grid[of_grid["objective"].isin(RATES)].groupby("objective"):
+        assert _row(found.means, **place, objective=str(name))["mean"] == pytest.approx(rows["score"].mean())
+    one = _row(found.gains, **place, objective="p")
+    assert one["gain"] == pytest.approx(one["gain"]) and np.isnan([one["gain_low"], one["p_value"]]).all()
+    assert one["prior"] == pytest.approx(0.8) and one["place"] == "Table 1"
+
+
+def test_an_ablations_own_figure_comes_before_the_table(whole: Results) -> None:
+    found = overlay(whole, means(whole), gains(whole))
+    of = {kind: _row(getattr(found, kind), objective="p") for kind in ("means", "alpha", "quantile")}
+    assert of["means"]["place"] == "Table 1" and of["means"]["digitised"] == 0
+    assert of["alpha"]["place"] == "Figure 6 left" and of["alpha"]["mean"] == pytest.approx(0.3276)
+    assert of["quantile"]["place"] == "Figure 5" and of["quantile"]["mean"] == pytest.approx(0.3336)
+    assert of["alpha"]["digitised"] == pytest.approx(0.0005)
+    assert _row(found.alpha, objective="nll")["place"] == "Table 1"
+
+
+def test_fewer_benchmarks_have_no_average_of_figures(tmp_path: Path, grid: dict[tuple[str, str], Cell]) -> None:
+    some = _store(tmp_path, grid, [(name, o) for name in ("aime24", "amc23") for o in RATES], [])
+    found = overlay(some, means(some), gains(some))
+    table = reported()
+    two = table[(table["place"] == "Table 1") & (table["backbone"] == BACKBONE) & (table["objective"] == "p")]
+    two = two[two["benchmark"].isin(("aime24", "amc23"))]
+    assert _row(found.alpha, objective="p")["mean"] == pytest.approx(two["score"].mean())
+    assert set(found.alpha["place"]) == {"Table 1"}
+
+
+def test_nothing_is_laid_over_what_cannot_be_compared(tmp_path: Path, grid: dict[tuple[str, str], Cell]) -> None:
+    few = _store(tmp_path / "a", grid, [("aime24", "nll"), ("aime24", "p")], [], aime24=10)
+    found = overlay(few, means(few), gains(few))
+    assert not len(found.means) and found.why.startswith("no cell is comparable with the paper's (other questions")
+    lab_store(tmp_path / "b", objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=5)
+    lab = load(tmp_path / "b")
+    found = overlay(lab, means(lab), gains(lab))
+    assert not len(found.means) and "nothing of these backbones" in found.why
 
 
 def test_a_lab_sweep_has_no_comparison(tmp_path: Path) -> None:

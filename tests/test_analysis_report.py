@@ -19,6 +19,7 @@ from analysis.report.runs import LOG_LINES, last_lines, runs, scrubbed
 from analysis.report.watch import store_state, watch_report
 from analysis.sources.table import Results, load
 from analysis.statistics.continuum import gains, means
+from bll_sweeps.cli import run as bll
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import write_json
 from tests.analysis_store import OBJECTIVES, StoreBuilder, lab_cells, lab_store
@@ -110,7 +111,8 @@ def test_the_charts_are_whole_specifications_with_their_data_inside(page: Page) 
 def test_it_opens_on_the_continuum_and_has_every_section(page: Page) -> None:
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
     assert sections == [
-        *("continuum", "scores", "gains", "curves", "cells", "claims", "problems", "runs", "provenance")
+        *("continuum", "scores", "gains", "ranks", "curves", "figures", "cells"),
+        *("claims", "problems", "runs", "provenance"),
     ]
 
 
@@ -182,10 +184,103 @@ def test_a_sweep_without_cells_says_so(tmp_path: Path) -> None:
     assert "No continuum: the sweep has no cells." in text
 
 
+def data_of(page: Page, key: str) -> list[dict[str, object]]:
+    """The rows of one of the page's tables, by its heads; of a cell its text."""
+    (data,) = [json.loads(text) for attrs, text in page.scripts if attrs.get("id") == f"data-{key}"]
+    texts = [[cell[0] if isinstance(cell, list) else cell for cell in row] for row in data["rows"]]
+    return [dict(zip(data["heads"], row, strict=True)) for row in texts]
+
+
+def test_gains_stand_with_p_values_and_the_minimum_detectable_difference(tmp_path: Path) -> None:
+    results = store_of(tmp_path / "runs", ("nll", "p", "p10"))
+    page = Page(page_of(results, tmp_path / "out"))
+    table = gains(results).set_index(["objective", "decoding"])
+    for row in data_of(page, "gains"):
+        known = table.loc[(row["objective"], row["decoding"])]
+        assert row["n"] == known["n"] == 10
+        for head, name in (("p", "p_value"), ("p (Holm)", "p_holm"), ("p (BH)", "p_bh"), ("MDD", "mdd")):
+            text = str(row[head])
+            low, high = (0.0, 0.001) if text == "< .001" else (float(text) - 0.0006, float(text) + 0.0006)
+            assert low <= known[name] <= high, (head, text)
+    shown = "".join(page.texts)
+    assert "Benjamini and Hochberg" in shown
+    told = (tmp_path / "out" / "tables" / "gains.md").read_text()
+    assert (
+        "| point | benchmark | variant | objective | decoding | gain [95 %] | n | p | p (Holm) | p (BH) | MDD |" in told
+    )
+    assert told.count("\n| lab-a · rot |") == len(table)
+    assert sorted(path.name for path in (tmp_path / "out" / "tables").iterdir()) == [
+        f"{name}.{suffix}" for name in ("gains", "ranks") for suffix in ("csv", "md", "tex")
+    ]
+
+
+def test_ranks_stand_per_region_with_the_number_of_points(tmp_path: Path) -> None:
+    points = (("lab-a", "rot"), ("lab-b", "rot"), ("lab-c", "rot"))
+    lab_store(tmp_path / "runs", objectives=("base", "nll", "p"), points=points, questions=10)
+    page = Page(page_of(load(tmp_path / "runs"), tmp_path / "out"))
+    rows = [row for row in data_of(page, "ranks") if row["decoding"] == "sampled"]
+    found = {(row["region"], row["objective"]): (row["mean rank [95 %]"], row["n"], row["best at"]) for row in rows}
+    assert set(found) == {(region, name) for region in ("MS", "MW") for name in ("nll", "p")}
+    assert found["MS", "p"][0].startswith("1.00 [1.00, ") and found["MS", "p"][1:] == (2, "100 %")
+    assert found["MW", "nll"] == ("1.00 [?, ?]", 1, "100 %")
+    assert (
+        "| sampled | prior strength | MS | p | 1.00 [1.00, " in (tmp_path / "out" / "tables" / "ranks.md").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_figures_that_were_not_drawn_stand_on_the_page_with_the_reason(tmp_path: Path) -> None:
+    page = write_report(store_of(tmp_path / "runs", ("p",)), tmp_path / "out")
+    section = page.read_text().partition("<section id=figures>")[2].partition("</section>")[0]
+    assert "bars-sampled" in section
+    told = (tmp_path / "out" / "figures" / "figures.md").read_text()
+    absent = [line[2:].split(": not drawn, ") for line in told.splitlines() if ": not drawn, " in line]
+    assert {name for name, _ in absent} == {"continuum", "alpha", "quantile", "scale", "histograms"}
+    for name, why in absent:
+        assert f"<td>{name}</td>" in section and why in section
+    assert "The paper&#x27;s numbers are not drawn into the figures" in section
+
+
+def test_without_figures_the_page_says_so(tmp_path: Path) -> None:
+    assert "This page was made without its figures" in page_of(store_of(tmp_path / "a", ("p",)), tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_a_run_root_without_a_sweep_is_reported_as_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "runs"
+    root.mkdir()
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        assert main(["--source", str(root), "--out", str(folder)]) == 0
+    assert "holds no sweep yet; `bll launch sweep=lab` runs one" in capsys.readouterr().err
+    text = (tmp_path / "a" / "report.html").read_text()
+    assert "This run root holds no sweep yet, so there is nothing to show." in text
+    assert "<td>continuum</td>" in text
+    assert "No gains" in (tmp_path / "a" / "tables" / "gains.md").read_text()
+    written = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert all(
+        path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes() for path in written
+    )
+    assert bll(["report", "--root", str(root)]) == 0
+    assert (root / "reports" / "report.html").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_launch_of_an_empty_grid_is_no_failure(tmp_path: Path) -> None:
+    StoreBuilder(tmp_path).launch([])
+    assert bll(["report", "--root", str(tmp_path)]) == 0
+    assert "This sweep has no cells" in (tmp_path / "reports" / "lab" / "report.html").read_text()
+
+
+def test_a_run_root_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--source", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_of_no_launch_are_a_page_too(tmp_path: Path) -> None:
     StoreBuilder(tmp_path).launch([])
     text = page_of(dataclasses.replace(load(tmp_path), launches=[]), tmp_path / "out")
-    assert "This sweep has no cells" in text
+    assert "This run root holds no sweep yet" in text
 
 
 @pytest.mark.parametrize(

@@ -457,10 +457,10 @@ def command(root: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[
 
 
 def test_an_empty_store_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--source", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "holds no sweep" in line
-    assert not (tmp_path / "out").exists()
+    page, told = command(tmp_path, tmp_path / "out", capsys)
+    (line,) = told.splitlines()
+    assert "holds no sweep yet" in line
+    assert "This run root holds no sweep yet, so there is nothing to show." in page
 
 
 def test_a_launch_without_cells_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ Every figure says its n and what its bars are. The same results give the same by
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from analysis.figures.histograms import distributions, histogram_pages, histogra
 from analysis.figures.leaders import Key, Leader, leaders
 from analysis.figures.likelihood import likelihood, likelihood_rows
 from analysis.figures.overlay import Reported
-from analysis.figures.panels import PANELS, by_page
+from analysis.figures.panels import PANELS, by_page, pages
 from analysis.figures.quantile import LEAST as LEAST_QUANTILES
 from analysis.figures.quantile import MOST as MOST_QUANTILES
 from analysis.figures.quantile import quantile_ablation, quantile_rows
@@ -30,7 +32,7 @@ from analysis.figures.save import FORMATS, save
 from analysis.figures.scale import LEAST as LEAST_SIZES
 from analysis.figures.scale import parameters, scale_rows, scale_sweep
 from analysis.figures.scheme import LANES, scheme
-from analysis.figures.style import STYLE
+from analysis.figures.style import STYLE, in_order
 from analysis.figures.theory import lab_noise_beside, noise_gains
 from analysis.sources.table import Results
 from analysis.statistics.benchmarks import by_place
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 
 INDEX = "figures.md"
 Best = dict[Key, Leader]
-_ROWS = 40  # most lines of a heat map's page
+_ROWS, _COLUMNS = 26, 10  # most lines and objectives of a heat map's page
+_COLOURS = 24  # most objectives of a figure that tells them apart by colour
 _POINTS = 10  # most points of a page of training curves
 
 
@@ -55,6 +58,14 @@ class Drawing:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Written:
+    """The PNG files of the figures that were drawn, in order; the kinds of figures that were not -> why."""
+
+    drawn: list[Path]
+    absent: dict[str, str]
+
+
 def write_figures(
     results: Results,
     means: pd.DataFrame,
@@ -62,11 +73,11 @@ def write_figures(
     folder: Path,
     prior: Prior = "clean",
     reported: Reported | None = None,
-) -> list[Path]:
-    """All figures of a sweep as PNG, PDF and SVG in `folder`; the paths of the PNG files, the continuum first.
+) -> Written:
+    """All figures of a sweep as PNG, PDF and SVG in `folder`, the continuum first.
 
     `figures.md` there names them all, and each kind of figure that was not drawn with the reason. means, gains: of
-    statistics.continuum. reported: the paper's numbers, drawn as open marks where they have a place.
+    statistics.continuum. reported: the paper's numbers (paper/overlay.py), drawn as open marks beside ours.
     """
     import matplotlib
 
@@ -76,17 +87,30 @@ def write_figures(
         return write_drawings(drawings(results, means, gains, prior, reported), folder)
 
 
-def write_drawings(found: Iterable[Drawing], folder: Path) -> list[Path]:
-    """Writes them in all FORMATS, and `figures.md`; call it, and make the figures, under `rc_context(STYLE)`."""
-    out, lines = [], ["# Figures", ""]
+def write_drawings(found: Iterable[Drawing], folder: Path) -> Written:
+    """Writes them in all FORMATS, and `figures.md`; removes what its earlier version lists besides. Call it, and make
+    the figures, under `rc_context(STYLE)`.
+    """
+    before = _listed(folder / INDEX)
+    out, lines = Written([], {}), ["# Figures", ""]
     for drawing in found:
         if drawing.figure is None:
+            out.absent[drawing.name] = drawing.why
             lines.append(f"- {drawing.name}: not drawn, {drawing.why}")
             continue
-        out.append(save(drawing.figure, folder, drawing.name))
+        out.drawn.append(save(drawing.figure, folder, drawing.name))
         lines.append(f"- {drawing.name}: {', '.join(f'{drawing.name}{suffix}' for suffix in FORMATS)}")
+    for name in before - {path.stem for path in out.drawn}:  # of an earlier report, when there were other data
+        for suffix in FORMATS:
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
     write_text(folder / INDEX, "\n".join(lines) + "\n")
     return out
+
+
+def _listed(index: Path) -> set[str]:
+    """The figures that an earlier call wrote beside this list."""
+    text = index.read_text(encoding="utf-8") if index.exists() else ""
+    return set(re.findall(r"^- ([\w.-]+): \1\.png", text, re.MULTILINE))
 
 
 def drawings(
@@ -96,20 +120,38 @@ def drawings(
     by their average (benchmarks.by_place); heat maps have the benchmarks as well.
     """
     scored, placed = by_place(means, results.cells), by_place(gains, results.cells)
-    theirs = reported.placed() if reported is not None else Reported(pd.DataFrame(), pd.DataFrame())
+    theirs = reported if reported is not None else Reported()
     names: list[str] = []
     if len(scored):
         names = list(dict.fromkeys(scored.sort_values("primary", ascending=False, kind="stable")["decoding"]))
-    yield from _continuum(results, placed, names, prior, theirs)
-    best = leaders(results, scored, prior) if len(scored) else {}
-    yield from _schemes(results, scored, names, best, prior, theirs)
-    yield from _bars(results, scored, names, best, theirs)
+    ablated = _ablated(results, scored)
+    few, few_gains, cells = (_without(table, ablated) for table in (scored, placed, results.cells))
+    some = dataclasses.replace(results, cells=cells)
+    yield from _continuum(results, few_gains, names, prior, theirs)
+    best = leaders(some, few, prior) if len(few) else {}
+    yield from _schemes(results, few, names, best, prior, theirs)
+    yield from _bars(results, few, names, best, theirs)
     yield from _sweeps(results, scored, placed, names, theirs)
     yield from _heatmaps(results, scored, means, names)
     yield from _priors(results, prior)
-    yield from _training(results, prior)
+    yield from _training(some, prior)
     if results.cells["noise_rate"].nunique() > 1 and len(noise_gains(results)):
         yield Drawing("theory-lab-noise", lab_noise_beside(results))
+
+
+def _ablated(results: Results, scored: pd.DataFrame) -> set[str]:
+    """The objectives that only the figure of quantiles shows: there are more than colours tell apart."""
+    if not len(scored) or scored["objective"].nunique() <= _COLOURS:
+        return set()
+    rows = pd.concat([quantile_rows(mine, results.cells) for _, mine in scored.groupby("decoding", sort=False)])
+    return set(rows.loc[(rows["quantile"] > 0) & (rows["quantile"] < 1), "objective"])
+
+
+def _without(table: pd.DataFrame, objectives: set[str]) -> pd.DataFrame:
+    """The rows of the others; `left_out` says how many objectives were taken out."""
+    if not objectives or not len(table):
+        return table
+    return table[~table["objective"].isin(objectives)].assign(left_out=len(objectives))
 
 
 def _or_why(found: list[Drawing], name: str, why: str) -> list[Drawing]:
@@ -124,7 +166,7 @@ def _continuum(
         shown = placed[(placed["decoding"] == decoding) & (placed["n"] > 0) & placed["prior"].notna()]
         if len(shown):
             if shown["variant"].nunique() > 1:
-                figure = continuum_panels(shown, results.formulas, prior)
+                figure = continuum_panels(shown, results.formulas, prior, theirs.gains)
             else:
                 figure = continuum(shown, results.formulas, prior, theirs.gains)
             found.append(Drawing(f"continuum-{decoding}", figure))
@@ -161,15 +203,26 @@ def _sweeps(
     quantile: list[Drawing] = []
     scale: list[Drawing] = []
     sizes = parameters(results) if len(placed) else {}
+    notes = {kind: theirs.notes.get(kind, "") for kind in ("alpha", "quantile", "scale")}
     for decoding in names:
         rows = scored[scored["decoding"] == decoding]
         if (mine := alpha_rows(rows, results.cells))["n"].gt(0).any():
-            alpha.append(Drawing(f"alpha-{decoding}", alpha_sweep(mine, theirs.means)))
+            alpha.append(Drawing(f"alpha-{decoding}", alpha_sweep(mine, theirs.alpha, notes["alpha"])))
         if (mine := quantile_rows(rows, results.cells))["n"].gt(0).any():
             for suffix, page in by_page(mine, MOST_QUANTILES):
-                quantile.append(Drawing(f"quantile-{decoding}{suffix}", quantile_ablation(page, theirs.means)))
+                quantile.append(
+                    Drawing(
+                        f"quantile-{decoding}{suffix}",
+                        quantile_ablation(page, theirs.quantile, theirs.notes.get("quantile", "")),
+                    )
+                )
         if len(placed) and (mine := scale_rows(placed[placed["decoding"] == decoding], sizes))["n"].gt(0).any():
-            scale.append(Drawing(f"scale-{decoding}", scale_sweep(mine, results.formulas, theirs.gains)))
+            scale.append(
+                Drawing(
+                    f"scale-{decoding}",
+                    scale_sweep(mine, results.formulas, theirs.scale, theirs.notes.get("scale", "")),
+                )
+            )
     yield from _or_why(alpha, "alpha", f"no point has scores and {LEAST_ALPHAS} values of alpha")
     why = f"no point has scores and a threshold at {LEAST_QUANTILES} quantiles"
     yield from _or_why(quantile, "quantile", why)
@@ -181,13 +234,22 @@ def _heatmaps(results: Results, scored: pd.DataFrame, means: pd.DataFrame, names
     found = []
     for decoding in names:
         rows, parts = scored[scored["decoding"] == decoding], means[means["decoding"] == decoding]
-        for suffix, page in by_page(rows, _ROWS):
+        for suffix, page in _blocks(rows, _ROWS):
             found.append(Drawing(f"heatmap-{decoding}{suffix}", heatmap(page, results.formulas)))
         for domain in dict.fromkeys(rows.loc[rows["columns"] > 1, "domain"]):
             mine = parts[parts["domain"] == domain]
-            for suffix, page in by_page(mine, max(1, _ROWS // max(mine["benchmark"].nunique(), 1))):
+            for suffix, page in _blocks(mine, max(1, _ROWS // max(mine["benchmark"].nunique(), 1))):
                 found.append(Drawing(f"heatmap-{decoding}-{domain}{suffix}", heatmap(page, results.formulas)))
     yield from _or_why(found, "heatmap", "the sweep has no cells")
+
+
+def _blocks(rows: pd.DataFrame, most: int) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows by pages of at most `most` places and _COLUMNS objectives, with the suffix of the page's name."""
+    columns = pages(in_order(rows["objective"]), _COLUMNS)
+    blocks = [rows[rows["objective"].isin(names)] for names in columns]
+    found = [page for block in blocks for _, page in by_page(block, most)]
+    for i, page in enumerate(found):
+        yield (f"-{i + 1}" if len(found) > 1 else ""), page
 
 
 def _priors(results: Results, prior: Prior) -> Iterator[Drawing]:
@@ -204,6 +266,8 @@ def _priors(results: Results, prior: Prior) -> Iterator[Drawing]:
 
 def _training(results: Results, prior: Prior) -> Iterator[Drawing]:
     rows = likelihood_rows(results, prior)
+    if "left_out" in results.cells:
+        rows = rows.assign(left_out=results.cells["left_out"].max())
     found = []
     if len(rows) and (rows["n"] > 0).any():
         for suffix, page in by_page(rows, PANELS):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.overlay import reported_at
-from analysis.figures.panels import REPORTED, crosses, domains, finish, grid, look, missing, reported_handle, title
+from analysis.figures.overlay import reported_at, told
+from analysis.figures.panels import crosses, domains, finish, grid, look, mark_reported, missing, reported_handle, title
 from analysis.figures.style import alpha_of, averaged, counts, decoding_name, plain
 from analysis.sources.table import PLACE
 
@@ -51,8 +51,11 @@ def alpha_rows(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     return mine[keep].reset_index(drop=True)
 
 
-def alpha_sweep(rows: pd.DataFrame, reported: pd.DataFrame | None = None) -> Figure:
-    """Score against alpha (log axis) of `alpha_rows`: a panel per domain, a line per backbone; NLL is its limit."""
+def alpha_sweep(rows: pd.DataFrame, reported: pd.DataFrame | None = None, note: str = "") -> Figure:
+    """Score against alpha (log axis) of `alpha_rows`: a panel per domain, a line per backbone; NLL is its limit.
+
+    reported: the paper's means (overlay.Reported), drawn as open marks; note: what of them is not drawn.
+    """
     found = domains(rows.sort_values("prior", ascending=False, kind="stable"))
     styles = look(list(rows["backbone"]))
     least = float(rows.loc[rows["alpha"] > 0, "alpha"].min())
@@ -64,14 +67,13 @@ def alpha_sweep(rows: pd.DataFrame, reported: pd.DataFrame | None = None) -> Fig
             _line(ax, line, styles[str(backbone)], zero)
             if len(theirs):
                 some = theirs[(theirs["backbone"] == backbone) & (theirs["domain"] == line["domain"].iloc[0])]
-                edge = {**REPORTED, "markeredgecolor": styles[str(backbone)]["color"]}
-                ax.plot(_x(some, zero), some["mean"], linestyle="", zorder=5, **edge)
+                mark_reported(ax, list(_x(some, zero)), list(some["mean"]), styles[str(backbone)]["color"])
         _axis(ax, least, float(rows["alpha"].max()), zero)
         title(ax, name, 50)
         ax.set_ylabel("mean score", fontsize=7.5)
     handles = _handles(styles, found) + ([reported_handle()] if len(theirs) else [])
     lines = math.ceil(len(axes) / min(2, len(axes)))
-    finish(figure, 2.2 * lines + 0.1, handles, _caption(rows))
+    finish(figure, 2.2 * lines + 0.1, handles, _caption(rows) + told(rows, theirs, note=note))
     return figure
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.leaders import Key, Leader
-from analysis.figures.overlay import reported_at
+from analysis.figures.overlay import at_place, reported_at, told
 from analysis.figures.panels import (
     MISSING,
-    REPORTED,
     finish,
     grid,
+    mark_reported,
     missing,
     objective_handles,
     places,
@@ -23,7 +23,7 @@ from analysis.figures.panels import (
     strength,
     title,
 )  # fmt: skip
-from analysis.figures.style import averaged, colours, counts, decoding_name, in_order
+from analysis.figures.style import averaged, colours, counts, decoding_name, in_order, left_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def bars(
 ) -> Figure:
     """Mean score per objective of the rows of one decoding, those of benchmarks.by_place over means.
 
-    reported: the paper's means in the same schema, drawn as open marks at the points that `rows` have.
+    reported: the paper's means (overlay.Reported), drawn as open marks at the points that `rows` have.
     """
     found = places(rows)
     names, palette = in_order(rows["objective"]), colours(rows["objective"])
@@ -50,14 +50,14 @@ def bars(
         if leader is not None and leader.decided:
             top = mine[mine["objective"] == leader.top].iloc[0]
             _star(ax, names.index(leader.top), float(top["high"]), palette[leader.top])
-        for row in theirs[theirs["point"] == place["point"]].to_dict("records") if len(theirs) else []:
-            ax.plot([names.index(row["objective"])], [row["mean"]], zorder=5, **REPORTED)
+        for row in at_place(theirs, place):
+            mark_reported(ax, [names.index(row["objective"]) + 0.3 * spread(len(names))], [row["mean"]])
         ax.set_ylim(0, max(ax.get_ylim()[1], 0.02))
         title(ax, f"{place['name']} ({strength(place)})")
     for ax in axes[:: min(3, len(axes))]:
         ax.set_ylabel("mean score", fontsize=7.5)
     handles = objective_handles(names, palette, formulas) + ([reported_handle()] if len(theirs) else [])
-    finish(figure, 1.25 * math.ceil(len(axes) / 3) + 0.1, handles, _caption(rows))
+    finish(figure, 1.25 * math.ceil(len(axes) / 3) + 0.1, handles, _caption(rows) + told(rows, theirs))
     return figure
 
 
@@ -95,5 +95,5 @@ def _caption(rows: pd.DataFrame) -> str:
         "Star: the best of the trained objectives, where the 95 % interval of its difference to every other one, "
         "paired by question, is above zero (not corrected for several comparisons). In brackets: prior "
         "strength and region."
-        f"{missing(rows)}"
+        f"{missing(rows)}{left_out(rows)}"
     )

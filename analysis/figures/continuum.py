@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.figures.overlay import reported_at, told
 from analysis.figures.panels import WIDTH, finish, objective_handles
 from analysis.figures.style import (
     MARKERS,
@@ -17,6 +18,7 @@ from analysis.figures.style import (
     counts,
     decoding_name,
     in_order,
+    left_out,
     natural,
     plain,
 )
@@ -67,36 +69,45 @@ def continuum(
     more += f"{_range(rows[f'prior_{unit}'])} training {unit}."
     if rows["prior_low"].isna().all():
         more = "Strip: task and prior strength, which have no interval."
-    more += " Open marks: the paper's numbers, which have no intervals." if len(theirs) else ""
+    more += _told(rows, theirs)
     finish(figure, 3.6 + strip_inches, _handles(rows, formulas, markers), _caption(rows, more), gap=0.0)
     return figure
 
 
 def _reported_at(rows: pd.DataFrame, reported: pd.DataFrame | None) -> pd.DataFrame:
-    if reported is None:
-        return pd.DataFrame()
-    from analysis.figures.overlay import reported_at
-
     theirs = reported_at(rows, reported)
     return theirs[theirs["prior"].notna()] if len(theirs) else theirs
 
 
-def continuum_panels(rows: pd.DataFrame, formulas: dict[str, str], prior: Prior = "clean") -> Figure:
-    """Small multiples of the continuum: kinds of noise down, rates across; or one panel per variant."""
+def _told(rows: pd.DataFrame, theirs: pd.DataFrame) -> str:
+    text = told(rows, theirs, "gains")
+    return f"{text} They have no intervals and stand at the prior strengths of its Table 5." if text else ""
+
+
+def continuum_panels(
+    rows: pd.DataFrame, formulas: dict[str, str], prior: Prior = "clean", reported: pd.DataFrame | None = None
+) -> Figure:
+    """Small multiples of the continuum: kinds of noise down, rates across; or one panel per variant. reported: as for
+    `continuum`.
+    """
     from matplotlib.figure import Figure
 
     panels, titles = _panels(rows)
+    theirs = _reported_at(rows, reported)
+    both = pd.concat([rows, theirs]) if len(theirs) else rows
     height, width = len(panels), max(len(line) for line in panels)
     figure = Figure(figsize=(min(2.3 * width + 0.9, 9.6), 1.75 * height + 1.35))
     axes = figure.subplots(height, width, sharex=True, sharey=True, squeeze=False)
-    limits = _limits(rows)
+    limits = _limits(both)
     markers: dict[str, str] = {}
     for i, line in enumerate(panels):
         for j in range(width):
             if j >= len(line):
                 axes[i, j].set_axis_off()
                 continue
-            markers = _draw_gains(axes[i, j], line[j], limits, size=3.4, all_rows=rows)
+            markers = _draw_gains(axes[i, j], line[j], limits, size=3.4, all_rows=both)
+            if len(here := _reported_at(line[j], reported)):
+                _draw_gains(axes[i, j], here, limits, size=3.4, all_rows=both, filled=False)
             _shade(axes[i, j], limits, named=i == 0)
             _logit_axis(axes[i, j], limits, sparse=True)
             axes[i, j].set_title(titles[i][j], pad=13 if i == 0 else 4)
@@ -106,6 +117,7 @@ def continuum_panels(rows: pd.DataFrame, formulas: dict[str, str], prior: Prior 
         axes[max(i for i, line in enumerate(panels) if j < len(line)), j].set_xlabel("prior strength", fontsize=7.5)
     more = "The panels without noise are one and the same. " if sum(t[0] == "no noise" for t in titles) > 1 else ""
     more += f"Prior strength: mean p of the target tokens under the base model, {PRIOR_NAMES[prior]} (logit scale)."
+    more += _told(rows, theirs)
     finish(figure, 1.75 * height + 0.25, _handles(rows, formulas, markers), _caption(rows, more))
     return figure
 
@@ -284,7 +296,7 @@ def _handles(rows: pd.DataFrame, formulas: dict[str, str], markers: dict[str, st
     backbones = dict.fromkeys((b, markers[p]) for b, p in sorted(pairs, key=lambda pair: natural(pair[0])))
     look: dict[str, Any] = {"color": "#333333", "linestyle": "", "markersize": 5}
     shapes = [Line2D([], [], marker=mark, label=plain(name), **look) for name, mark in backbones]
-    return [*objective_handles(list(rows["objective"]), colours(rows["objective"]), formulas), *shapes]
+    return [objective_handles(list(rows["objective"]), colours(rows["objective"]), formulas), shapes]
 
 
 def _range(counts: pd.Series) -> str:
@@ -304,5 +316,5 @@ def _caption(rows: pd.DataFrame, more: str) -> str:
         more += " Points of nearly one prior strength stand side by side."
     return (
         f"{decoding_name(rows)}; {counts(rows)}. {bars}"
-        f"Shades: model-weak (MW), -intermediate (MI), -strong (MS). {more}"
+        f"Shades: model-weak (MW), -intermediate (MI), -strong (MS). {more}{left_out(rows)}"
     )

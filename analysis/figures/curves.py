@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.figures.panels import WIDTH, finish, objective_handles
-from analysis.figures.style import PRIOR_NAMES, colours, plain
-from analysis.sources.table import Results
+from analysis.figures.panels import WIDTH, finish, objective_handles, prior_of
+from analysis.figures.style import PRIOR_NAMES, colours, left_out, plain
+from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
+from analysis.statistics.intervals import region
 from analysis.tables.results import number
 
 if TYPE_CHECKING:
@@ -28,9 +29,13 @@ def curve_rows(results: Results, cells: pd.DataFrame, prior: Prior) -> pd.DataFr
     runs = cells[cells["train"] != ""].drop_duplicates(["point", "objective", "seed"])
     if results.curves.empty or runs.empty:
         return pd.DataFrame()
-    runs = runs.assign(prior=runs[f"prior_{prior}"], region=runs[f"region_{prior}"])
+    # Seeds may have backbones of their own: their mean, as in the other figures.
+    strength = {key: prior_of(mine, prior)[0] for key, mine in cells.groupby(PLACE, sort=False)}
+    own = [strength[key] for key in runs[PLACE].itertuples(index=False, name=None)]
+    runs = runs.assign(prior=own, region=[region(value) for value in own])
     runs = runs.sort_values("prior", ascending=False, kind="stable")
-    wanted = runs[["train", "point", "objective", "seed", "prior", "region"]]
+    columns = ["train", "point", "objective", "seed", "prior", "region"]
+    wanted = runs[[*columns, *(["left_out"] if "left_out" in runs else [])]]
     return wanted.merge(results.curves, on="train", how="inner", sort=False)
 
 
@@ -94,4 +99,4 @@ def _caption(rows: pd.DataFrame, variant: str, prior: Prior, lacking: Sequence[s
     if lacking:
         more = f"; and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
         text += plain(f" Without a curve: {'; '.join(lacking[:_NAMED])}{more}.")
-    return text
+    return text + left_out(rows)

@@ -87,7 +87,7 @@ def _cell_text(ax: Axes, i: int, j: int, row: dict[Any, Any]) -> None:
     if not row["n"]:
         ax.text(j, i, "missing", ha="center", va="center", fontsize=6, color="#a03030", style="italic")
         return
-    ink = "white" if row["mean"] < 0.55 else "black"
+    ink = "white" if row["mean"] < 0.47 else "black"  # where either has the same contrast
     ax.text(j, i - 0.14, number(row["mean"], 2), ha="center", va="center", fontsize=7.5, color=ink)
     ax.text(
         j,

@@ -19,7 +19,7 @@ class Leader:
     """The trained objective with the highest mean score at a place, and those that may be as good.
 
     level: the objectives, `top` first, whose paired difference to `top` has an interval that is not below zero.
-    compared: how many objectives have scores. lacking: those of the sweep that have none there.
+    compared: how many objectives have scores. lacking: those of its cells that have none.
     """
 
     top: str
@@ -50,7 +50,7 @@ def leaders(results: Results, rows: pd.DataFrame, prior: Prior = "clean") -> dic
         others = against.get(_plain_decoding(results, key))
         worse = set() if others is None else set(others.loc[others["gain_high"] < 0, "objective"])
         level = [tops[key], *(name for name in done if name not in worse and name != tops[key])]
-        lacking = tuple(name for name in dict.fromkeys(trained["objective"]) if name not in done)
+        lacking = tuple(name for name in dict.fromkeys(mine["objective"]) if name not in done)
         out[key] = Leader(tops[key], tuple(level), len(done), lacking)
     return out
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.panels import GREY, MISSING, finish, grid, objective_handles, places, prior_of, strength, title
-from analysis.figures.style import colours, in_order
+from analysis.figures.style import colours, in_order, left_out
 from analysis.sources.reading import Reader
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
@@ -103,7 +103,8 @@ def _panel(ax: Axes, place: dict[str, Any], mine: pd.DataFrame, names: list[str]
         if row is None or not row["n"]:
             what = "not in the grid" if row is None else "missing"
             ax.text(i, 0.03, what, transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="bottom",
-                    fontsize=5.6 if len(names) <= 12 else 4.6, color=MISSING, style="italic")  # fmt: skip
+                    fontsize=5.6 if len(names) <= 12 else 4.6, color=MISSING, style="italic",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
             continue
         ends = np.array([[row["after"] - row["after_low"]], [row["after_high"] - row["after"]]])
         ax.errorbar([i], [row["after"]], yerr=np.maximum(ends, 0), color=palette[name], marker="o", markersize=4.5,
@@ -132,7 +133,7 @@ def _caption(rows: pd.DataFrame) -> str:
         f"Dashed: mean p of the training targets under the base model, as trained (n = {trained} sequences; grey: 95 % "
         f"bootstrap interval). Marks: after training, mean p over the batches of the last tenth of the training curve "
         f"(n = {steps} logged steps a run, at most {seeds} {'seed' if seeds == 1 else 'seeds'}; bars: their range, no "
-        f"interval). {_fresh(done)} In brackets: prior strength and region. {_lacking(rows)}"
+        f"interval). {_fresh(done)} In brackets: prior strength and region. {_lacking(rows)}{left_out(rows)}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -107,11 +107,11 @@ def objective_handles(objectives: Sequence[str], palette: dict[str, str], formul
     return [Line2D([], [], color=palette[o], label=legend_text(o, formulas), **look) for o in names]
 
 
-def reported_handle() -> Any:
+def reported_handle(label: str = "reported by the paper (no interval)") -> Any:
     """The legend's entry of the paper's numbers."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], linestyle="", label="reported by the paper (no interval)", **REPORTED)
+    return Line2D([], [], linestyle="", label=label, **REPORTED)
 
 
 REPORTED: dict[str, Any] = {
@@ -119,17 +119,31 @@ REPORTED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def finish(figure: Figure, body: float, handles: list[Any], text: str, gap: float = 0.03) -> None:
-    """Legend above, small print below, and the panels, `body` inches high in all, between them, `gap` apart."""
+def mark_reported(ax: Axes, x: Sequence[float], y: Sequence[float], colour: str = "#333333") -> None:
+    """Open marks of the paper's numbers, seen on any ground, also where they lie on the axis."""
+    from matplotlib.patheffects import withStroke
+
+    look = {**REPORTED, "markeredgecolor": colour}
+    ax.plot(x, y, linestyle="", zorder=6, clip_on=False, path_effects=[withStroke(linewidth=2, foreground="white")],
+            **look)  # fmt: skip
+
+
+def finish(figure: Figure, body: float, handles: Sequence[Any], text: str, gap: float = 0.03) -> None:
+    """Legend above, small print below, and the panels, `body` inches high in all, between them, `gap` apart.
+
+    handles: of the legend; a list among them is a group, which begins and ends a column.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
     width = figure.get_figwidth()
-    lines = textwrap.wrap(text.strip(), int((width - 0.15) / 0.0525))
+    kept = text.strip().replace(" %", "\u00a0%")
+    lines = textwrap.wrap(kept, int((width - 0.15) / 0.0525))
     legend, above = None, 0.04
     if handles:
+        entries, columns = _in_columns(_groups(handles), width - 0.1)
         legend = figure.legend(
-            handles=handles, ncols=_columns(handles, width - 0.1), loc="upper center", handlelength=1.3,
+            handles=entries, ncols=columns, loc="upper center", handlelength=1.3,
             columnspacing=1.3, handletextpad=0.5, labelspacing=0.3, borderpad=0.2,
         )  # fmt: skip
         above += float(legend.get_window_extent(renderer).height) / figure.dpi
@@ -150,15 +164,41 @@ def finish(figure: Figure, body: float, handles: list[Any], text: str, gap: floa
     figure.set_layout_engine("none")
 
 
-def _columns(handles: list[Any], inches: float) -> int:
-    """In how many columns a legend's entries fit: their widths are estimated, as measuring formulas takes long."""
-    labels = [re.sub(r"\\\w+|[${}^ ]", "", str(handle.get_label())) for handle in handles]
-    wide = [0.066 * len(label) + 0.42 for label in labels]
-    for columns in range(min(len(handles), 8), 1, -1):
-        tall = math.ceil(len(handles) / columns)
-        if sum(max(wide[i : i + tall]) for i in range(0, len(wide), tall)) <= inches:
-            return columns
-    return 1
+def _groups(handles: Sequence[Any]) -> list[list[Any]]:
+    """Lists as they are; what stands between them is a group too."""
+    out: list[list[Any]] = []
+    loose = False
+    for one in handles:
+        if isinstance(one, list):
+            out.append(one)
+        elif loose:
+            out[-1].append(one)
+        else:
+            out.append([one])
+        loose = not isinstance(one, list)
+    return [group for group in out if group]
+
+
+def _in_columns(groups: list[list[Any]], inches: float) -> tuple[list[Any], int]:
+    """A legend's entries by column, as few lines as fit, and the number of columns. Groups are filled up with empty
+    entries, so that none shares a column. Widths are estimated, as measuring formulas takes long.
+    """
+    from matplotlib.lines import Line2D
+
+    most = max(len(group) for group in groups)
+    for tall in range(1, most + 1):
+        parts = [group[i : i + tall] for group in groups for i in range(0, len(group), tall)]
+        if tall == most or sum(max(map(_inches, part)) for part in parts) <= inches:
+            break
+    if len(groups) == 1:  # the last column may be shorter
+        return groups[0], len(parts)
+    empty = Line2D([], [], linestyle="", label=" ")
+    return [entry for part in parts for entry in (*part, *[empty] * (tall - len(part)))], len(parts)
+
+
+def _inches(handle: Any) -> float:
+    label = re.sub(r"\\\w+|[${}^ ]", "", str(handle.get_label()))
+    return 0.066 * len(label) + 0.42
 
 
 def crosses(ax: Axes, x: Sequence[float], colour: str) -> None:
@@ -171,11 +211,17 @@ def crosses(ax: Axes, x: Sequence[float], colour: str) -> None:
 def missing(rows: pd.DataFrame, how: str = "") -> str:
     """` Missing: lab-a · spell (p10); ...` of the rows without a score, '' if there are none; how: they are drawn."""
     lacking = rows[rows["n"] == 0]
-    names = [f"{place['name']} ({', '.join(dict.fromkeys(mine['objective']))})" for place, mine in places(lacking)]
+    names = [f"{place['name']} ({listed(mine['objective'])})" for place, mine in places(lacking)]
     if not names:
         return ""
     more = f"; and {len(names) - _NAMED} more points" if len(names) > _NAMED else ""
     return plain(f" Missing{how}: {'; '.join(names[:_NAMED])}{more}.")
+
+
+def listed(names: Iterable[str], most: int = _NAMED) -> str:
+    """The distinct names, `and N more` for those beyond `most`."""
+    known = list(dict.fromkeys(names))
+    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
 
 
 def by_page(rows: pd.DataFrame, most: int = PANELS) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.overlay import reported_at
-from analysis.figures.panels import GREY, REPORTED, crosses, finish, missing, places, reported_handle, strength, title
+from analysis.figures.overlay import at_place, reported_at, told
+from analysis.figures.panels import (
+    GREY,
+    crosses,
+    finish,
+    mark_reported,
+    missing,
+    places,
+    reported_handle,
+    strength,
+    title,
+)
 from analysis.figures.style import COLOURS, averaged, counts, decoding_name, mathtext
 from analysis.sources.table import PLACE
 
@@ -71,9 +81,11 @@ def _named(name: str) -> tuple[str, str, float] | None:
     return (_BASES[found[1]], found[2], float(found[3])) if found else None
 
 
-def quantile_ablation(rows: pd.DataFrame, reported: pd.DataFrame | None = None) -> Figure:
+def quantile_ablation(rows: pd.DataFrame, reported: pd.DataFrame | None = None, note: str = "") -> Figure:
     """Score against the threshold's quantile of `quantile_rows`: a line of two panels per point (tokens above, tokens
     below), the loss without its threshold by colour and mark.
+
+    reported: the paper's means (overlay.Reported), drawn as open marks; note: what of them is not drawn.
     """
     from matplotlib.figure import Figure
 
@@ -86,7 +98,7 @@ def quantile_ablation(rows: pd.DataFrame, reported: pd.DataFrame | None = None) 
             here = mine[mine["side"] == side]
             for base, line in here.groupby("base", sort=False):
                 _line(ax, line, str(base))
-            _reported(ax, theirs, here)
+            _reported(ax, at_place(theirs, place), here)
             title(ax, f"{place['name']} ({strength(place)}): {SIDES[side]}", 52)
             ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
             ax.set_axisbelow(True)
@@ -100,7 +112,7 @@ def quantile_ablation(rows: pd.DataFrame, reported: pd.DataFrame | None = None) 
     axes[-1, 0].set_xlabel("quantile of p under the base model (0: all tokens)", fontsize=7.5)
     axes[-1, 1].set_xlabel("quantile of p under the base model (1: all tokens)", fontsize=7.5)
     handles = _handles(list(dict.fromkeys(rows["base"]))) + ([reported_handle()] if len(theirs) else [])
-    finish(figure, 1.85 * len(found) + 0.2, handles, _caption(rows))
+    finish(figure, 1.85 * len(found) + 0.2, handles, _caption(rows) + told(rows, theirs, note=note))
     return figure
 
 
@@ -122,15 +134,10 @@ def _line(ax: Axes, line: pd.DataFrame, base: str) -> None:
     crosses(ax, list(lacking["quantile"]), _style(base)["color"])
 
 
-def _reported(ax: Axes, theirs: pd.DataFrame, here: pd.DataFrame) -> None:
-    if theirs.empty or here.empty:
-        return
-    mine = theirs[theirs["point"] == here["point"].iloc[0]].merge(
-        here[["objective", "quantile", "base"]], on="objective"
-    )
-    for row in mine.to_dict("records"):
-        ax.plot([row["quantile"]], [row["mean"]], zorder=6,
-                **{**REPORTED, "markeredgecolor": _style(row["base"])["color"]})  # fmt: skip
+def _reported(ax: Axes, theirs: list[dict[str, Any]], here: pd.DataFrame) -> None:
+    score = {row["objective"]: row["mean"] for row in theirs}
+    for row in here[here["objective"].isin(score)].to_dict("records"):
+        mark_reported(ax, [row["quantile"]], [score[row["objective"]]], _style(row["base"])["color"])
 
 
 def _handles(bases: list[str]) -> list[Any]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.overlay import reported_at
+from analysis.figures.overlay import reported_at, told
 from analysis.figures.panels import (
-    REPORTED,
     crosses,
     domains,
     finish,
     grid,
+    mark_reported,
     missing,
     objective_handles,
     reported_handle,
@@ -78,10 +78,12 @@ def scale_rows(rows: pd.DataFrame, sizes: dict[str, tuple[int, str]]) -> pd.Data
     return mine[keep].sort_values("parameters", kind="stable", ignore_index=True)
 
 
-def scale_sweep(rows: pd.DataFrame, formulas: dict[str, str], reported: pd.DataFrame | None = None) -> Figure:
+def scale_sweep(
+    rows: pd.DataFrame, formulas: dict[str, str], reported: pd.DataFrame | None = None, note: str = ""
+) -> Figure:
     """Gain over NLL against parameters (log axis) of `scale_rows`: a panel per domain, a line per objective and family.
 
-    reported: the paper's gains in the schema of continuum.gains, drawn as open marks.
+    reported: the paper's gains (overlay.Reported), drawn as open marks; note: what of them is not drawn.
     """
     found = domains(rows)
     palette, names = colours(rows["objective"]), in_order(rows["objective"])
@@ -95,13 +97,17 @@ def scale_sweep(rows: pd.DataFrame, formulas: dict[str, str], reported: pd.DataF
         if len(theirs):
             size = dict(zip(mine["backbone"], mine["parameters"], strict=True))
             for row in theirs[theirs["domain"] == mine["domain"].iloc[0]].to_dict("records"):
-                edge = {**REPORTED, "markeredgecolor": palette[row["objective"]]}
-                ax.plot([size[row["backbone"]]], [row["gain"]], zorder=6, **edge)
+                mark_reported(ax, [size[row["backbone"]]], [row["gain"]], palette[row["objective"]])
         _axis(ax, mine)
         title(ax, name, 50)
     handles = objective_handles(names, palette, formulas) + _families(markers)
     handles += [reported_handle()] if len(theirs) else []
-    finish(figure, 2.3 * math.ceil(len(axes) / min(2, len(axes))) + 0.1, handles, _caption(rows))
+    finish(
+        figure,
+        2.3 * math.ceil(len(axes) / min(2, len(axes))) + 0.1,
+        handles,
+        _caption(rows) + told(rows, theirs, "gains", note),
+    )
     return figure
 
 

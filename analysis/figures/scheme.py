@@ -9,8 +9,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.leaders import Key, Leader
-from analysis.figures.overlay import reported_at
-from analysis.figures.panels import GREY, REPORTED, WIDTH, finish, missing, objective_handles, places, reported_handle
+from analysis.figures.overlay import at_place, reported_at
+from analysis.figures.panels import (
+    GREY,
+    WIDTH,
+    finish,
+    mark_reported,
+    missing,
+    objective_handles,
+    places,
+    reported_handle,
+)
 from analysis.figures.style import (
     PRIOR_NAMES,
     REGION_SHADES,
@@ -19,6 +28,7 @@ from analysis.figures.style import (
     counts,
     decoding_name,
     in_order,
+    left_out,
     plain,
 )  # fmt: skip
 from analysis.statistics.continuum import Prior
@@ -65,11 +75,11 @@ def scheme(
     for i, (place, mine) in enumerate(found):
         leader = best.get((place["backbone"], place["domain"], place["variant"], str(mine["decoding"].iloc[0])))
         _lane(lower, i, place, leader, palette)
-        for row in theirs[theirs["point"] == place["point"]].head(1).to_dict("records") if len(theirs) else []:
-            lower.plot([row["prior"]], [i], zorder=6, **REPORTED)
+        for row in at_place(theirs, place)[:1]:
+            mark_reported(lower, [row["prior"]], [i + 0.3])
     _axes(lower, [place for place, _ in found], prior)
     handles = [*objective_handles(names, palette, formulas), _grey_handle()]
-    handles += [reported_handle()] if len(theirs) else []
+    handles += [reported_handle("prior strength that the paper reports")] if len(theirs) else []
     finish(figure, body, handles, _caption(rows, prior))
     return figure
 
@@ -168,5 +178,5 @@ def _caption(rows: pd.DataFrame, prior: Prior) -> str:
         f"prior strength (line and brackets: 95 % bootstrap interval over {trained}). In colour: the trained objective "
         f"with the highest mean score{averaged(rows)}, where the 95 % interval of its difference to every other one, "
         "paired by question, is above zero (not corrected for several comparisons); grey: not so, and to the right the "
-        f"objectives whose difference to the highest includes zero.{missing(rows)}"
+        f"objectives whose difference to the highest includes zero.{missing(rows)}{left_out(rows)}"
     )

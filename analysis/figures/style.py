@@ -183,6 +183,12 @@ def averaged(rows: pd.DataFrame) -> str:
     return f", averaged over the benchmarks of {names}" if names else ""
 
 
+def left_out(rows: pd.DataFrame) -> str:
+    """Of rows without the objectives of an ablation (column `left_out`), that these are drawn elsewhere; else ''."""
+    count = int(rows["left_out"].max()) if "left_out" in rows else 0
+    return f" The {count} objectives with a threshold at a quantile have a figure of their own." if count else ""
+
+
 def counts(rows: pd.DataFrame) -> str:
     """n of a set of rows in words: `n = 200 questions x 8 samples, 1 seed`."""
     rows = rows[rows["n"] > 0]

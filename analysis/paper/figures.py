@@ -1,4 +1,4 @@
-"""Figures of the reported numbers, and of ours with the reported ones beside them."""
+"""Figures of the reported numbers alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pandas as pd
 from analysis.figures.save import save
 from analysis.figures.style import STYLE, averaged, colours, counts, in_order, legend_text, note, plain
 from analysis.paper.reported import formulas, reported_gains
-from analysis.sources.table import Prior, Results
 from analysis.statistics.benchmarks import PRIMARY, by_place
-from analysis.statistics.continuum import REFERENCE, gains
+from analysis.statistics.continuum import REFERENCE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,23 +36,6 @@ def write_reported_figures(table: pd.DataFrame, folder: Path) -> list[Path]:
         yield "gains-reported", gain_bars(rows)
 
     return _write(figures(), folder)
-
-
-def write_overlay(results: Results, table: pd.DataFrame, folder: Path, prior: Prior = "clean") -> list[Path]:
-    """continuum-<decoding>-overlay: our gains with the paper's as open marks, per decoding that has any of them."""
-    from analysis.figures.continuum import continuum
-    from analysis.figures.overlay import reported_at
-
-    theirs, ours = placed_gains(table), by_place(gains(results, prior), results.cells)
-
-    def figures() -> Iterator[tuple[str, Figure]]:
-        for decoding in dict.fromkeys(ours["decoding"]):
-            rows = ours[(ours["decoding"] == decoding) & (ours["n"] > 0) & ours["prior"].notna()]
-            rows = rows[rows["variant"] == ""]
-            if len(rows) and len(reported_at(rows, theirs)):
-                yield f"continuum-{decoding}-overlay", continuum(rows, results.formulas, prior, theirs)
-
-    return _write(figures(), folder) if len(theirs) and len(ours) else []
 
 
 def placed_gains(table: pd.DataFrame) -> pd.DataFrame:

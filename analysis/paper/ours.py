@@ -43,7 +43,7 @@ def our_numbers(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     """
     if results.cells.empty:
         return pd.DataFrame(columns=COLUMNS)
-    reasons, identities = _reasons(results), _identities(results)
+    reasons, identities = reasons_against(results), identities_of(results)
     mean_table, gain_table = means(results, prior), gains(results, prior)
     rows = [_score(row, reasons) for row in mean_table.to_dict("records")]
     rows += [_average(row, reasons, "mean") for row in _averages(mean_table, results)]
@@ -75,7 +75,8 @@ def without_normaliser(identity: str) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def _identities(results: Results) -> dict[str, str]:
+def identities_of(results: Results) -> dict[str, str]:
+    """Objective -> its identity as JSON, of those that a spec tells."""
     known = results.cells[results.cells["identity"] != ""]
     return dict(zip(known["objective"], known["identity"], strict=True))
 
@@ -161,7 +162,7 @@ def _of_place(reason: str) -> bool:
     return reason.startswith((_RANDOM, _LAB, _REHEARSAL, _OVERRIDES, _NOISE))
 
 
-def _reasons(results: Results) -> dict[tuple[str, ...], str]:
+def reasons_against(results: Results) -> dict[tuple[str, ...], str]:
     """(point, objective, decoding) -> why its score is not comparable, '' where it is."""
     reader = Reader(Layout(results.root))
     out: dict[tuple[str, ...], str] = {}

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.paper.compare import beside, compare, matches, summary
 from analysis.paper.consistency import GRADES, check
-from analysis.paper.figures import write_overlay, write_reported_figures
+from analysis.paper.figures import write_reported_figures
 from analysis.paper.reported import reported, reported_gains, reported_means
 from analysis.paper.text_claims import claims
 from analysis.sources.table import Prior, Results
@@ -86,10 +86,9 @@ def findings_text(findings: pd.DataFrame, numbers: int) -> str:
     return text
 
 
-def write_comparison(results: Results, folder: Path, prior: Prior = "clean", overlay: bool = True) -> str:
-    """comparison.csv and .md, and where any number can be compared the paper's tables with ours (paper-tables/) and
-    with `overlay` the continuum with the paper's points. Returns a line for the terminal; '' and no file where no
-    reported number is one of this sweep's cells.
+def write_comparison(results: Results, folder: Path, prior: Prior = "clean") -> str:
+    """comparison.csv and .md, and where any number can be compared the paper's tables with ours (paper-tables/).
+    Returns a line for the terminal; '' and no file where no reported number is one of this sweep's cells.
     """
     table = reported()
     comparison = compare(results, table, prior)
@@ -100,8 +99,6 @@ def write_comparison(results: Results, folder: Path, prior: Prior = "clean", ove
     written = ["comparison.md"]
     if len(beside(comparison)):
         written += [f"paper-tables/{path.name}" for path in write_tables(table, folder / "paper-tables", comparison)]
-        figures = write_overlay(results, table, folder / "figures", prior) if overlay else []
-        written += [f"figures/{path.name}" for path in figures]
     return f"{summary(comparison)}\nwrote {', '.join(written)}\n"
 
 

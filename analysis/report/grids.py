@@ -160,7 +160,7 @@ def _heat(row: Mapping[Any, Any] | None, reasons: Mapping[tuple[str, ...], str])
     at = min(max(row["mean"], 0.0), 1.0) * (len(_CIVIDIS) - 1)
     i = min(int(at), len(_CIVIDIS) - 2)
     colour = ",".join(str(round(a + (b - a) * (at - i))) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True))
-    ink = "#fff" if row["mean"] < 0.55 else "#000"
+    ink = "#fff" if row["mean"] < 0.47 else "#000"  # where either has the same contrast
     interval = f"[{number(row['low'], 2)}, {number(row['high'], 2)}]"
     tip = f"{where}\nmean {with_interval(row['mean'], row['low'], row['high'])}\nn = {n_text(_whole_columns(row))}"
     return (

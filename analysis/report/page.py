@@ -10,16 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures.all import write_figures
+from analysis.figures.all import Written, write_figures
+from analysis.figures.overlay import Reported
 from analysis.figures.style import colours
+from analysis.paper.overlay import overlay as reported_beside
+from analysis.report.beside import figures_section
 from analysis.report.charts import AXES, VEGA_LITE, continuum_chart, css_colour, curves_chart
+from analysis.report.comparisons import gains_section, ranks_section
 from analysis.report.grids import Facets, json_script, sign
 from analysis.report.sections import (
     cells_section,
     claims_section,
     continuum_section,
     curves_section,
-    gains_section,
     problems_section,
     provenance_section,
     reasons,
@@ -31,6 +34,7 @@ from analysis.statistics.benchmarks import averages, by_place
 from analysis.statistics.claims import judge
 from analysis.statistics.continuum import Prior, gains, means
 from analysis.tables.results import results_csv
+from analysis.tables.sweep import write_sweep_tables
 from bll_sweeps.store.records import write_text
 
 _HERE = Path(__file__).parent
@@ -39,30 +43,46 @@ RELOAD = re.compile(r"<meta http-equiv=refresh [^>]*>|<p class=note id=reload>[^
 
 
 def write_report(
-    results: Results, folder: Path, prior: Prior = "clean", *, reload_s: int = 0, figures: bool = True
+    results: Results,
+    folder: Path,
+    prior: Prior = "clean",
+    *,
+    reload_s: int = 0,
+    figures: bool = True,
+    overlay: bool = True,
 ) -> Path:
-    """report.html, figures/*.png and *.pdf, cells.csv, means.csv, gains.csv in `folder`; the path of the page. Where a
-    domain has several benchmarks, average_means.csv and average_gains.csv too.
+    """report.html, figures/ (PNG, PDF, SVG), tables/ (Markdown, LaTeX, CSV), cells.csv, means.csv, gains.csv in
+    `folder`; the path of the page. Where a domain has several benchmarks, average_means.csv and average_gains.csv too.
 
     reload_s: the page asks the browser to load it again after so many seconds (0: never). figures: False leaves the
-    figures as they are.
+    figures as they are. overlay: draws the paper's numbers where cells can be compared with them.
     """
     mean_table, gain_table = means(results, prior), gains(results, prior)
+    theirs = reported_beside(results, mean_table, gain_table) if overlay else None
+    written = None
     if figures:
-        write_figures(results, mean_table, gain_table, folder / "figures", prior)
+        written = write_figures(results, mean_table, gain_table, folder / "figures", prior, theirs)
+    write_sweep_tables(results, mean_table, gain_table, folder / "tables")
     write_text(folder / "cells.csv", results_csv(results))
     for name, table in (("means", mean_table), ("gains", gain_table)):
         write_text(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
         if len(whole := averages(table, results.cells)):
             write_text(folder / f"average_{name}.csv", whole.to_csv(index=False, float_format="%.6g"))
-    write_text(folder / "report.html", html_page(results, mean_table, gain_table, prior, reload_s))
+    page = html_page(results, mean_table, gain_table, prior, reload_s, written, theirs)
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
 def html_page(
-    results: Results, mean_table: pd.DataFrame, gain_table: pd.DataFrame, prior: Prior = "clean", reload_s: int = 0
+    results: Results,
+    mean_table: pd.DataFrame,
+    gain_table: pd.DataFrame,
+    prior: Prior = "clean",
+    reload_s: int = 0,
+    written: Written | None = None,
+    theirs: Reported | None = None,
 ) -> str:
-    """The page's text."""
+    """The page's text. written: the figures beside it. theirs: the paper's numbers beside the sweep's."""
     facets = Facets(results.cells)
     placed = by_place(gain_table, results.cells)
     why = reasons(results)
@@ -74,8 +94,10 @@ def html_page(
     sections = [
         ("continuum", "Continuum", continuum_section(results, placed, charts["continuum"], prior, facets)),
         ("scores", "Scores", scores_section(results, mean_table, why)),
-        ("gains", "Gains over NLL", gains_section(gain_table, facets, why)),
+        ("gains", "Gains over NLL", gains_section(results, gain_table, facets, why)),
+        ("ranks", "Ranks per region", ranks_section(results, mean_table, facets)),
         ("curves", "Training curves", curves_section(results, charts["curves"], facets)),
+        ("figures", "Figures", figures_section(written, theirs)),
         ("cells", "All cells", cells_section(results, facets, prior)),
         ("claims", "Claims", claims_section(judge(gain_table))),
         ("problems", "Problems and missing cells", problems_section(results, facets)),
@@ -118,6 +140,12 @@ def _vega() -> str:
     )
 
 
+_FIRST_STEPS = (
+    "<code>bll plan sweep=lab</code> shows what a launch would run, <code>bll launch sweep=lab</code> runs it, and "
+    "<code>bll report</code> makes this page anew."
+)
+
+
 def _header(results: Results, reload_s: int) -> str:
     done, all_cells = len(results.done.drop_duplicates(CELL)), len(results.cells.drop_duplicates(CELL))
     text = f"<h1>{escape(results.sweep)}</h1><p>"
@@ -129,7 +157,8 @@ def _header(results: Results, reload_s: int) -> str:
     wanting += [f"{len(results.problems)} problem{'s' * (len(results.problems) != 1)}"] * bool(results.problems)
     text += f" - <a class=bad href='#problems'>{', '.join(wanting)}</a></p>" if wanting else "</p>"
     if not all_cells:
-        text += "<p class=bad>This sweep has no cells, so there is nothing to show.</p>"
+        what = "This sweep has no cells" if results.launches else "This run root holds no sweep yet"
+        text += f"<p class=bad>{what}, so there is nothing to show. {_FIRST_STEPS}</p>"
     elif not done:
         text += "<p class=bad>No cell has a score yet; what each one waits for stands under "
         text += "<a href='#problems'>missing cells</a>.</p>"

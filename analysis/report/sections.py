@@ -11,16 +11,16 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.style import PRIOR_NAMES, in_order
-from analysis.report.charts import Spec, n_text
+from analysis.report.charts import Spec
 from analysis.report.grids import Facets, data_table, heat_maps, legend, table
 from analysis.report.runs import MOST_LOGS, runs, scrubbed
 from analysis.sources.table import CELL, PLACE, Results
-from analysis.statistics.benchmarks import averages
 from analysis.statistics.claims import Claim, claim_rows
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import crossover
 from analysis.statistics.intervals import REGION_EDGES
 from analysis.tables.results import number, with_interval
+from analysis.tables.sweep import with_averages
 
 Reasons = Mapping[tuple[str, ...], str]
 _MOST_NAMED = 8
@@ -155,40 +155,9 @@ def _crossovers(placed: pd.DataFrame, prior: Prior) -> str:
 
 
 def scores_section(results: Results, means: pd.DataFrame, why: Reasons) -> str:
-    found = heat_maps(_with_averages(means, results), results.formulas, why)
+    found = heat_maps(with_averages(means, results, first=True), results.formulas, why)
     note = "<p class=note>Hover over a cell for n; a dot stands where the sweep has no such cell.</p>"
     return found + note if found else "<p class=empty>No scores: the sweep has no cells.</p>"
-
-
-def _with_averages(means: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """Mean scores, the averages of a place before its benchmarks."""
-    whole = averages(means, results.cells) if len(means) else means
-    if whole.empty:
-        return means
-    both = pd.concat([whole, means], ignore_index=True)
-    first = {key: i for i, key in enumerate(means.groupby(PLACE, sort=False).groups)}
-    place = both[PLACE].apply(lambda row: first[tuple(row)], axis=1)
-    return both.assign(_place=place).sort_values("_place", kind="stable", ignore_index=True).drop(columns="_place")
-
-
-def gains_section(gains: pd.DataFrame, facets: Facets, why: Reasons) -> str:
-    if not len(gains):
-        return f"<p class=empty>No gains: the sweep has nothing to compare with {REFERENCE.upper()}.</p>"
-    heads = ["point", "benchmark", "variant", "objective", "decoding", "gain [95 %]", "n", "samples", "seeds"]
-    heads += ["prior [95 %]", "region"]
-    rows = []
-    records = gains.to_dict("records")
-    for r in records:
-        gain: Any = (with_interval(r["gain"], r["gain_low"], r["gain_high"]), r["gain"], n_text(r))
-        if not r["n"]:
-            place = (r["backbone"], r["domain"], r["variant"])
-            told = why.get((*place, r["objective"])) or why.get((*place, REFERENCE))
-            gain = ("missing", math.nan, told or f"there is no {REFERENCE.upper()} to compare with")
-        prior = (with_interval(r["prior"], r["prior_low"], r["prior_high"], 4), r["prior"])
-        names = [r["point"], r["benchmark"], r["variant"], r["objective"], r["decoding"]]
-        rows.append([*names, gain, r["n"], r["samples"], r["seeds"], prior, r["region"]])
-    note = "<p class=note>Difference of mean scores, paired by question, with its 95 % interval; hover for n.</p>"
-    return note + data_table("gains", heads, rows, records, facets)
 
 
 def curves_section(results: Results, chart: Spec | None, facets: Facets) -> str:

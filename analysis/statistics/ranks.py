@@ -92,7 +92,7 @@ def _of_region(region: _Region, resamples: int, seed: int) -> list[dict[str, obj
     none = {"mean_rank": math.nan, "low": math.nan, "high": math.nan, "best": math.nan}
     never = [name for name in region.objectives if name not in ranked]
     out = [{"objective": name, **none, **shared, "points": 0, "lacking": "no score in this region"} for name in never]
-    if not points:
+    if not points or not ranked:
         return [{"objective": name, **none, **shared} for name in ranked] + out
     score_PK = np.array([[region.scores[point][name] for name in ranked] for point in points])
     rank_PK = ranks_of(score_PK)

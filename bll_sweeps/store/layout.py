@@ -309,8 +309,12 @@ class Layout:
         """A folder per state of the sweep's records (analysis/sources/cache.py)."""
         return self.root / "cache" / "analysis" / sweep
 
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
     def report(self, sweep: str) -> Path:
-        return self.root / "reports" / sweep
+        return self.reports / sweep
 
 
 def numbered(folder: Path, stem: str, suffix: str = "") -> list[int]:
