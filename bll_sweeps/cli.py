@@ -107,6 +107,8 @@ def _looking(commands: Any) -> None:
     sub.add_argument("--dry-run", action="store_true", help="only list it, with sizes")
     weights = "also the weights of every evaluated training; a launch that needs them again trains it anew"
     sub.add_argument("--weights", action="store_true", help=weights)
+    caches = "also what the analysis keeps of the records of every sweep; the next report reads them again"
+    sub.add_argument("--caches", action="store_true", help=caches)
     sub.add_argument("--json", action="store_true")
     sub = _on_sweep(commands, "regrade", _regrade, "Score finished evaluations again, from the answers that they keep.")
     names = "instead of the graders that the sweep's last launch names; may be given several times"
@@ -586,7 +588,7 @@ def _gc(args: argparse.Namespace) -> int:
     layout = _layout(args)
     if not args.dry_run:
         note_ended(layout)
-    collected = collect(layout, dry_run=args.dry_run, weights=args.weights)
+    collected = collect(layout, dry_run=args.dry_run, weights=args.weights, caches=args.caches)
     print(json.dumps(collected.plain(), indent=1) if args.json else collected.text())
     return _with_problems(collected.problems)
 

@@ -198,7 +198,7 @@ def test_what_a_worker_takes_up_after_it_was_found_stays(store: Store, monkeypat
         withdraw(store.layout.job(TRAIN), "made by other code")
     found = find(store.layout)
     assert {item.owner.id for item in found if item.owner} == {PRETRAIN, TRAIN}
-    monkeypatch.setattr("bll_sweeps.cluster.disk.find", lambda layout, weights: found)
+    monkeypatch.setattr("bll_sweeps.cluster.disk.find", lambda layout, weights, caches: found)
     assert acquire(store.layout.job(PRETRAIN))
     assert acquire(store.layout.job(TRAIN))
     assert store.gone() == set()
@@ -357,6 +357,21 @@ def test_pools_of_workers_go_a_week_after_their_launcher_died(store: Store) -> N
             age(pool.launcher, days)
         age(pool.folder, days)
     assert store.gone() == {"workers/a", "workers/e"}
+
+
+def test_what_the_analysis_keeps_goes_with_its_sweep_or_when_asked(store: Store) -> None:
+    store.declare(NLL)
+    (name,) = store.layout.sweeps()
+    for sweep in (name, "gone"):
+        (store.layout.analysis_cache(sweep) / "0123").mkdir(parents=True)
+        (store.layout.analysis_cache(sweep) / "0123" / "meta.json").write_text("{}")
+    left = store.layout.analysis_cache(name) / ".4567.123.0123abcd.tmp"
+    left.mkdir()
+    assert store.gone() == {"cache/analysis/gone"}
+    age(left, 2)
+    assert store.gone() == {f"cache/analysis/{name}/{left.name}"}
+    assert store.gone(caches=True) == {f"cache/analysis/{name}"}
+    assert store.gone(caches=True) == set()
 
 
 def test_prepared_training_sets_go_a_week_after_they_were_read_last(store: Store) -> None:

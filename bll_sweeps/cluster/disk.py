@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -18,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bll_sweeps.cluster import words
+from bll_sweeps.cluster import on_disk, words
 from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.errors import StoreError
 from bll_sweeps.grid.spec import read_spec
@@ -34,7 +33,9 @@ WEEK_S = 7 * DAY_S
 WEIGHTS = "model"  # the output of a training that evaluations load
 _TEMPORARY = re.compile(r"\..+\.\d+(\.[0-9a-f]{8})?\.tmp")  # .<name>.<pid>.<random>.tmp, of files and of folders
 
-Reason = Literal["states", "attempts", "weights", "temporaries", "code", "submissions", "workers", "prepared", "trash"]
+Reason = Literal[
+    "states", "attempts", "weights", "temporaries", "code", "submissions", "workers", "prepared", "analysis", "trash"
+]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 IN_WORDS: dict[Reason, str] = {
     "states": "checkpoints and journals of finished jobs",
@@ -45,6 +46,7 @@ IN_WORDS: dict[Reason, str] = {
     "submissions": "scripts and logs of submissions that ended over a week ago",
     "workers": "folders of workers that ended over a week ago",
     "prepared": "training sets as token ids that no job read for a week",
+    "analysis": "what the analysis keeps of records that it read",
     "trash": "what an interrupted removal left",
 }
 
@@ -59,7 +61,7 @@ class Item:
 
     @property
     def bytes(self) -> int:
-        return _size(self.path)
+        return on_disk.size(self.path)
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,13 @@ class Collected:
         return "\n".join(lines)
 
 
-def collect(layout: Layout, *, dry_run: bool = False, weights: bool = False) -> Collected:
+def collect(layout: Layout, *, dry_run: bool = False, weights: bool = False, caches: bool = False) -> Collected:
     """Finds what may go and, unless `dry_run`, removes it. `weights`: also those of evaluated trainings that were to
-    keep them.
+    keep them. `caches`: also what the analysis keeps of sweeps that are there.
 
     StoreError, before anything is removed, for a manifest that cannot be read: what it needs is then unknown.
     """
-    found = [(item, item.bytes) for item in find(layout, weights=weights)]
+    found = [(item, item.bytes) for item in find(layout, weights=weights, caches=caches)]
     if dry_run:
         return Collected(layout, True, found, [])
     gone: list[tuple[Item, int]] = []
@@ -151,22 +153,22 @@ def release_weights(layout: Layout, ended: Iterable[str]) -> None:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def find(layout: Layout, *, weights: bool = False) -> list[Item]:
+def find(layout: Layout, *, weights: bool = False, caches: bool = False) -> list[Item]:
     """All that may go at the moment, what belongs to one job together. Changes nothing."""
     _children(layout)  # complains about an unreadable manifest before anything else
     out: list[Item] = []
-    for folder in _folders(layout.jobs):
+    for folder in on_disk.folders(layout.jobs):
         files = layout.job(folder.name)
         items = list(_of_job(layout, files, weights))
         if items and not live_claim(files):
             out += items
-    if _folders(layout.snapshots) and not live_claim(layout.launching):
+    if on_disk.folders(layout.snapshots) and not live_claim(layout.launching):
         out += _code(layout)
-    out += [*_submissions(layout), *_pools(layout), *_prepared(layout)]
-    for folder in _folders(layout.root):
+    out += [*_submissions(layout), *_pools(layout), *_prepared(layout), *_analysis(layout, caches)]
+    for folder in on_disk.folders(layout.root):
         if folder not in (layout.jobs, layout.trash):
-            out += _temporaries([folder, *_folders(folder)])
-    out += [Item("trash", path) for path in _entries(layout.trash)]
+            out += _temporaries([folder, *on_disk.folders(folder)])
+    out += [Item("trash", path) for path in on_disk.entries(layout.trash)]
     going = {item.path for item in out}
     return [item for item in out if not going.intersection(item.path.parents)]
 
@@ -199,7 +201,7 @@ def _withdrawn(files: JobFiles, attempts: list[Attempt]) -> list[Attempt]:
     number and its log are what the next attempt and `bll logs` look for.
     """
     taken_back = set()
-    for path in _entries(files.folder):
+    for path in on_disk.entries(files.folder):
         if re.fullmatch(r"withdrawn\.\w+\.json", path.name):
             with contextlib.suppress(StoreError):
                 taken_back.add(Path(read_json(path)["was"] or "").parent.name)
@@ -218,7 +220,7 @@ def _weights(layout: Layout, files: JobFiles, every: bool) -> Item | None:
     if record is None or not (every or WEIGHTS in record.pruned() or _keep(files) == "until_evaluated"):
         return None
     folder = record.attempt.output(WEIGHTS)
-    return Item("weights", folder, files) if _real(folder) and _evaluated(layout, files) else None
+    return Item("weights", folder, files) if on_disk.is_folder(folder) and _evaluated(layout, files) else None
 
 
 def _evaluated(layout: Layout, files: JobFiles) -> bool:
@@ -261,20 +263,22 @@ def _code(layout: Layout) -> list[Item]:
     used |= {read_json(marker)["code"] for marker in markers if marker.exists()}  # what workers will yet submit
     if None in used:
         return []
-    folders = [folder for folder in _folders(layout.snapshots) if _ours(folder) and folder.name not in used]
+    folders = [
+        folder for folder in on_disk.folders(layout.snapshots) if on_disk.ours(folder) and folder.name not in used
+    ]
     return [Item("code", folder, layout.launching) for folder in folders if not _TEMPORARY.fullmatch(folder.name)]
 
 
 def _submissions(layout: Layout) -> Iterator[Item]:
     for submission in layout.submissions():
-        if _ours(submission.private) and submission.ended.exists() and _age_s(submission.ended) > WEEK_S:
+        if on_disk.ours(submission.private) and submission.ended.exists() and on_disk.age_s(submission.ended) > WEEK_S:
             yield Item("submissions", submission.private)
 
 
 def _pools(layout: Layout) -> Iterator[Item]:
     """Pools of workers that have been silent for a week and whose launcher is certainly dead."""
     for pool in layout.worker_pools():
-        if _ours(pool.folder) and min(map(_age_s, [pool.folder, *_entries(pool.folder)])) > WEEK_S:
+        if on_disk.ours(pool.folder) and min(map(on_disk.age_s, [pool.folder, *on_disk.entries(pool.folder)])) > WEEK_S:
             try:
                 alive = is_alive(read_json(pool.launcher)["owner"])
             except (FileNotFoundError, StoreError, KeyError):
@@ -285,16 +289,28 @@ def _pools(layout: Layout) -> Iterator[Item]:
 
 def _prepared(layout: Layout) -> Iterator[Item]:
     """They are made again in no time; a job that has read one needs it no more."""
-    for folder in _folders(layout.prepared_sets):
-        if _ours(folder) and not _TEMPORARY.fullmatch(folder.name) and _age_s(folder) > WEEK_S:
+    for folder in on_disk.folders(layout.prepared_sets):
+        if on_disk.ours(folder) and not _TEMPORARY.fullmatch(folder.name) and on_disk.age_s(folder) > WEEK_S:
             yield Item("prepared", folder)
+
+
+def _analysis(layout: Layout, every: bool) -> Iterator[Item]:
+    """Snapshots of sweeps that are gone, or of `every` one, and what a report that was killed was writing. A report
+    that is reading one reads the records instead.
+    """
+    sweeps = set(layout.sweeps())
+    for folder in on_disk.folders(layout.analysis_caches):
+        if on_disk.ours(folder) and (every or folder.name not in sweeps):
+            yield Item("analysis", folder)
+        else:
+            yield from _temporaries([folder])
 
 
 def _temporaries(folders: Iterable[Path], owner: JobFiles | None = None) -> Iterator[Item]:
     """What processes that were killed over a day ago were writing in `folders`."""
     for folder in folders:
-        for path in _entries(folder) if os.access(folder, os.R_OK | os.X_OK) else ():
-            if _TEMPORARY.fullmatch(path.name) and _age_s(path) > DAY_S:
+        for path in on_disk.entries(folder) if os.access(folder, os.R_OK | os.X_OK) else ():
+            if _TEMPORARY.fullmatch(path.name) and on_disk.age_s(path) > DAY_S:
                 yield Item("temporaries", path, owner)
 
 
@@ -358,43 +374,3 @@ def _keep(files: JobFiles) -> str:
         return read_json(files.spec)["execution"].get("keep", "weights")
     except (OSError, StoreError, KeyError, TypeError, AttributeError):
         return "all"
-
-
-def _real(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What a folder holds; nothing for a link, which may lead out of the run root, or for none."""
-    return sorted(folder.iterdir()) if _real(folder) else []
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if _real(path)]
-
-
-def _ours(path: Path) -> bool:
-    """A folder of this user: those of colleagues that are private are theirs to remove."""
-    return _real(path) and path.stat().st_uid == os.getuid()
-
-
-def _age_s(path: Path) -> float:
-    """Since it last changed; 0 if it is gone."""
-    try:
-        return time.time() - path.lstat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, or of all in a folder; links count as themselves."""
-    try:
-        if not _real(path):
-            return path.lstat().st_size
-        with os.scandir(path) as entries:
-            return sum(
-                _size(Path(e)) if e.is_dir(follow_symlinks=False) else e.stat(follow_symlinks=False).st_size
-                for e in entries
-            )
-    except FileNotFoundError:  # removed meanwhile
-        return 0

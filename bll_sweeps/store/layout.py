@@ -305,9 +305,13 @@ class Layout:
         """What is being removed: renamed into it in one step, then deleted."""
         return self.root / "trash"
 
+    @property
+    def analysis_caches(self) -> Path:
+        return self.root / "cache" / "analysis"
+
     def analysis_cache(self, sweep: str) -> Path:
         """A folder per state of the sweep's records (analysis/sources/cache.py)."""
-        return self.root / "cache" / "analysis" / sweep
+        return self.analysis_caches / sweep
 
     @property
     def reports(self) -> Path:
