@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from analysis.figures.all import write_figures
-from analysis.figures.continuum import _apart, continuum, continuum_panels
+from analysis.figures.continuum import apart, continuum, continuum_panels
 from analysis.figures.curves import curve_rows, curves
 from analysis.figures.heatmap import heatmap
-from analysis.figures.style import COLOURS, PRIOR_NAMES, STYLE, colours, decoding_name, in_order, mathtext
+from analysis.figures.style import COLOURS, MARKERS, PRIOR_NAMES, STYLE, colours, decoding_name, in_order, mathtext
 from analysis.report.charts import continuum_chart, curves_chart
 from analysis.sources.table import Results, load
 from analysis.statistics.continuum import gains, means
@@ -138,6 +138,54 @@ def test_figures_are_png_pdf_and_svg_with_the_same_bytes_each_time(tmp_path: Pat
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
+def test_figures_of_an_earlier_report_that_are_not_drawn_any_more_go(tmp_path: Path) -> None:
+    lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=5)
+    results = load(tmp_path / "runs")
+    folder = tmp_path / "figures"
+    write_figures(results, means(results), gains(results), folder)
+    (folder / "mine.png").write_bytes(b"")
+    write_figures(results, sampled(means(results)), sampled(gains(results)), folder)
+    names = {path.stem for path in folder.glob("*.png")}
+    assert "bars-sampled" in names and "mine" in names
+    assert not [name for name in names if "greedy" in name]
+
+
+def test_every_mark_of_a_backbone_is_a_filled_shape_of_the_pages_charts() -> None:
+    filled = {"circle", "square", "triangle-up", "diamond", "triangle-down", "cross"}
+    assert all(shape in filled or shape.startswith("M") for shape in MARKERS.values())
+    assert len(set(MARKERS.values())) == len(MARKERS)
+
+
+def test_the_pages_continuum_has_the_papers_numbers_as_marks_of_their_own(lab: Results) -> None:
+    table = gains(lab)
+    theirs = table[(table["objective"] == "p") & (table["backbone"] == "lab-a")]
+    theirs = theirs.assign(gain=0.25, gain_low=np.nan, gain_high=np.nan, place="Table 0", digitised=0.0)
+    chart = continuum_chart(table, lab.formulas, "clean", reported=theirs)
+    assert chart is not None
+    rows = chart["datasets"]["reported"]
+    assert len(rows) == len(theirs) and {row["gain_text"] for row in rows} == {".250, no interval"}
+    (layer,) = [layer for layer in chart["layer"] if layer["data"]["name"] == "reported"]
+    assert layer["mark"]["filled"] is False
+    without = continuum_chart(table, lab.formulas, "clean", reported=pd.DataFrame())
+    assert without is not None and "reported" not in without["datasets"]
+
+
+def test_names_below_the_pages_continuum_are_apart(lab: Results) -> None:
+    chart = continuum_chart(gains(lab), lab.formulas, "clean")
+    assert chart is not None
+    places = sorted(row["at"] for row in chart["datasets"]["points"])
+    assert len(places) == 9
+    assert all(b - a > 0.012 * (places[-1] - places[0]) for a, b in pairwise(places))
+
+
+def test_curves_of_seeds_with_backbones_of_their_own_stand_at_their_mean(lab: Results) -> None:
+    one = lab.cells[lab.cells["point"] == "lab-a · spell"]
+    other = one.assign(seed=1, prior="prior-other", prior_clean=one["prior_clean"] - 0.2)
+    rows = curve_rows(lab, pd.concat([one, other]), "clean")
+    assert rows["prior"].unique() == pytest.approx([one["prior_clean"].iloc[0] - 0.1])
+
+
 def test_a_sweep_without_scores_gives_no_figure_of_gains(tmp_path: Path) -> None:
     lab_store(tmp_path / "runs", objectives=("base",), points=(("lab-a", "rot"),), questions=5)
     results = load(tmp_path / "runs")
@@ -239,7 +287,7 @@ def test_curves_of_few_steps_have_marks_and_missing_runs_are_named(lab: Results)
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=12).map(sorted), st.floats(0.1, 1))
 def test_labels_are_moved_apart_and_no_further_than_needed(x: list[float], gap: float) -> None:
-    places = _apart(np.array(x), gap)
+    places = apart(np.array(x), gap)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(places))
     if all(b - a >= gap for a, b in pairwise(x)):
         assert places == pytest.approx(np.array(x))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +21,7 @@ from analysis.figures.histograms import distributions, histogram_pages, histogra
 from analysis.figures.leaders import Leader, leaders
 from analysis.figures.likelihood import likelihood, likelihood_rows
 from analysis.figures.overlay import reported_at
-from analysis.figures.panels import pages
+from analysis.figures.panels import _in_columns, pages
 from analysis.figures.quantile import quantile_ablation, quantile_rows
 from analysis.figures.scale import family, parameters, scale_rows, scale_sweep
 from analysis.figures.scheme import scheme
@@ -222,6 +223,60 @@ def test_distributions_are_histograms_or_quantiles_or_missing(kind: str, alpha: 
     assert ("records from before histograms" in small_print(figure)) == (kind == "quantiles")
     if kind == "histogram":
         assert sum(rows.iloc[0]["share"]) == pytest.approx(1)
+
+
+def test_variants_with_the_same_distributions_are_one_panel(alpha: Results) -> None:
+    rows = distributions(alpha)
+    noisy = pd.concat([rows.assign(variant=f"noise uniform {rate}") for rate in (0.1, 0.2)], ignore_index=True)
+    (page,) = histogram_pages(noisy)
+    assert len(page) == len(rows)
+    assert {ax.get_title() for ax in histograms(page, rows[:0]).axes} == {
+        "spell, 2 variants alike", "rot, 2 variants alike",
+    }  # fmt: skip
+    shifted = pd.concat([rows, rows.assign(variant="other", share=[[1.0, 0.0]] * len(rows))], ignore_index=True)
+    assert len(pd.concat(histogram_pages(shifted))) == 2 * len(rows)
+
+
+def test_the_legend_of_a_histogram_stands_above_its_lines(alpha: Results) -> None:
+    figure = histograms(histogram_pages(distributions(alpha))[0], pd.DataFrame())
+    FigureCanvasAgg(figure).draw()
+    for ax in figure.axes:
+        foot = ax.get_legend().get_window_extent().y0
+        tops = [ax.transData.transform((0, step.get_data().values[~np.isnan(step.get_data().values)].max()))[1]
+                for step in ax.patches]  # fmt: skip
+        assert max(tops) < foot
+
+
+def test_more_objectives_than_colours_stand_in_the_figure_of_quantiles_alone(
+    quantile: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn() -> dict[str, Any]:
+        tables = (means(quantile), gains(quantile))
+        mean_rows, gain_rows = (table[table["decoding"] == "sampled"] for table in tables)
+        return {d.name: d.figure for d in drawings(quantile, mean_rows, gain_rows) if d.figure is not None}
+
+    assert "have a figure of their own" not in small_print(drawn()["bars-sampled"])
+    monkeypatch.setattr("analysis.figures.all._COLOURS", 5)
+    few = drawn()
+    for name in ("continuum-sampled", "scheme-sampled", "bars-sampled", "likelihood", "curves"):
+        assert "The 12 objectives with a threshold at a quantile have a figure of their own." in small_print(few[name])
+    shown = {text.get_text() for text in few["bars-sampled"].legends[0].get_texts()}
+    assert len(shown) == 2
+    assert len(few["quantile-sampled"].axes) == 2
+
+
+def test_groups_of_a_legend_share_no_column() -> None:
+    from matplotlib.lines import Line2D
+
+    def entries(count: int) -> list[Line2D]:
+        return [Line2D([], [], label="x" * 20) for _ in range(count)]
+
+    found, columns = _in_columns([entries(2), entries(7)], 7.0)
+    tall = len(found) // columns
+    assert len(found) == tall * columns and tall == 3
+    assert [one.get_label() for one in found[:tall]].count(" ") == 1
+    alone, columns = _in_columns([entries(3)], 7.0)
+    assert len(alone) == columns == 3
 
 
 # --- the best objective ---------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def _beside(rows: pd.DataFrame, width: float) -> np.ndarray:
         return x_N
     # A point in several variants has a prior strength in each: it is moved by the same in all.
     exact = logit(points["prior"].to_numpy(float))
-    shift = dict(zip(points["point"], _apart(exact, 0.4 * width) - exact, strict=True))
+    shift = dict(zip(points["point"], apart(exact, 0.4 * width) - exact, strict=True))
     return np.asarray(x_N + np.array([shift[point] for point in rows["point"]]))
 
 
@@ -243,7 +243,7 @@ def _strip(ax: Axes, rows: pd.DataFrame, markers: dict[str, str], limits: tuple[
     x_N = _beside(points, 0.045 * (limits[1] - limits[0]))
     order = np.argsort(x_N, kind="stable")
     points, x_N = points.iloc[order], x_N[order]
-    places = _apart(x_N, 0.052 * (limits[1] - limits[0]))
+    places = apart(x_N, 0.052 * (limits[1] - limits[0]))
     for x, place, row in zip(x_N, places, points.to_dict("records"), strict=True):
         low, high = logit(np.array([row["prior_low"], row["prior_high"]]))
         ax.plot([low, high], [0.86, 0.86], color="#333333", linewidth=1.1, solid_capstyle="butt", zorder=3)
@@ -274,7 +274,7 @@ def _strip(ax: Axes, rows: pd.DataFrame, markers: dict[str, str], limits: tuple[
     ax.spines["left"].set_visible(False)
 
 
-def _apart(x_N: np.ndarray, gap: float) -> np.ndarray:
+def apart(x_N: np.ndarray, gap: float) -> np.ndarray:
     """The places nearest to ascending x that are at least `gap` apart."""
     # Least squares under x[i+1] - x[i] >= gap is isotonic regression of x - i*gap.
     blocks: list[list[float]] = []

@@ -42,7 +42,8 @@ MARKERS = {
     "D": "diamond",
     "v": "triangle-down",
     "P": "cross",
-    "X": "stroke",
+    # Vega has no such mark: a path in a square from -1 to 1.
+    "X": "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z",
 }
 REGION_SHADES = {"MW": "#f6ead9", "MI": "#f4f4f4", "MS": "#dfeaf4"}
 

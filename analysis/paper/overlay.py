@@ -49,6 +49,8 @@ def overlay(
 
     mean_table, gain_table: of statistics.continuum. table: of reported().
     """
+    if results.cells.empty:
+        return Reported(why="there are no cells yet")
     table = reported() if table is None else table
     known = set(zip(table["backbone"], table["domain"], strict=True))
     if not known & set(zip(results.cells["backbone"], results.cells["domain"], strict=True)):

@@ -1,6 +1,4 @@
-"""The page's interactive charts, as Vega-Lite specifications with their data inside. The page's script sets the
-parameters `shown_<axis>` (what the filters choose; nothing: all), `decoding`, `variant`, `point` and `names`.
-"""
+"""The page's interactive charts, as Vega-Lite specifications with their data inside."""
 
 from __future__ import annotations
 
@@ -11,73 +9,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.continuum import dodge
+from analysis.figures.continuum import apart, dodge
 from analysis.figures.curves import CURVES
-from analysis.figures.style import MARKERS, colours, in_order, natural, prior_counts
+from analysis.figures.overlay import reported_at
+from analysis.figures.style import in_order, prior_counts
+from analysis.report.vega import (
+    AXES,
+    Spec,
+    filtered_by,
+    objective_colours,
+    page_params,
+    plain_rows,
+    shapes,
+    tooltip,
+    whole_chart,
+)
 from analysis.sources.table import Results
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import logit
 from analysis.statistics.intervals import REGION_EDGES, REGIONS
-from analysis.tables.results import with_interval
+from analysis.tables.results import number, with_interval
 
-Spec = dict[str, Any]
-AXES = ("objective", "backbone", "domain")  # of the filters
-VEGA_LITE = "6.1"
 MOST_STEPS = 60  # of a training curve; more are thinned out, the last step is kept
 MOST_POINTS = 20_000  # of all curves; more runs have fewer steps each, at least _FEWEST_STEPS
 _FEWEST_STEPS = 4
 _HEIGHT = 330  # pixels
+_ROOM = 0.015  # of the chart's width, for a slanted name
 _MOST_NAMES = 24  # of points below the continuum; more would lie on one another
 _TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999)
-
-
-def css_colour(colour: str) -> str:
-    """The page's variable for a figure's colour, which has another value on a dark page."""
-    return f"var(--c{colour.lstrip('#')})"
-
-
-def shapes(backbones: Sequence[str]) -> dict[str, str]:
-    """Vega's mark per backbone; they repeat where there are more backbones than marks."""
-    known = list(MARKERS.values())
-    return {name: known[i % len(known)] for i, name in enumerate(sorted(backbones, key=natural))}
-
-
-def _shown(*axes: str) -> list[Spec]:
-    tests = [f"(length(shown_{axis}) == 0 || indexof(shown_{axis}, datum.{axis}) >= 0)" for axis in axes]
-    return [{"filter": " && ".join(tests)}]
-
-
-def _params(**values: Any) -> list[Spec]:
-    return [*({"name": f"shown_{axis}", "value": []} for axis in AXES), *_values(**values)]
-
-
-def _values(**values: Any) -> list[Spec]:
-    return [{"name": name, "value": value} for name, value in values.items()]
-
-
-def _tooltip(fields: Mapping[str, str]) -> list[Spec]:
-    return [{"field": field, "type": "nominal", "title": title} for field, title in fields.items()]
-
-
-def _whole(spec: Spec, params: list[Spec]) -> Spec:
-    """A chart as wide as its place, in the page's colours."""
-    config = {
-        "background": "transparent",
-        "font": "system-ui, sans-serif",
-        "view": {"stroke": None},
-        "axis": {
-            "labelColor": "var(--muted)",
-            "titleColor": "var(--ink)",
-            "gridColor": "var(--line)",
-            "domainColor": "var(--muted)",
-            "tickColor": "var(--muted)",
-            "titleFontWeight": "normal",
-            "labelFontSize": 11,
-            "titleFontSize": 12,
-        },
-    }
-    head = {"$schema": f"https://vega.github.io/schema/vega-lite/v{VEGA_LITE}.json", "width": "container"}
-    return head | {"autosize": {"type": "fit-x", "contains": "padding"}, "params": params, "config": config} | spec
 
 
 # --- the continuum --------------------------------------------------------------------------------------------------
@@ -90,12 +49,13 @@ def continuum_chart(
     objectives: Sequence[str] = (),
     backbones: Sequence[str] = (),
     reasons: Mapping[tuple[str, ...], str] | None = None,
+    reported: pd.DataFrame | None = None,
 ) -> Spec | None:
     """Gain over NLL against prior strength, of rows of benchmarks.by_place; hover tells a mark's numbers.
 
     A comparison without data is a cross at the foot of its place, with its reason. None if no gain has a place.
     objectives, backbones: all of the page, whose colours and marks are shared; reasons: (backbone, domain, variant,
-    objective) -> why.
+    objective) -> why; reported: the paper's gains (overlay.Reported), open marks at its own prior strengths.
     """
     rows = gains[gains["prior"].notna()] if len(gains) else gains
     known = rows[(rows["n"] > 0) & rows["gain"].notna()] if len(rows) else rows
@@ -103,7 +63,8 @@ def continuum_chart(
         return None
     data = _continuum_data(known, formulas)
     lacking = _lacking(rows.drop(index=known.index), formulas, reasons or {})
-    places = logit(rows["prior"].to_numpy(float))
+    theirs = _theirs(known, reported, formulas)
+    places = np.concatenate([logit(rows["prior"].to_numpy(float)), theirs["x"].to_numpy(float)])
     low, high = float(places.min()) - 0.6, float(places.max()) + 0.6
     decodings = list(dict.fromkeys(data.sort_values("primary", ascending=False, kind="stable")["decoding"]))
     chosen = [{"filter": "datum.decoding === decoding && datum.variant === variant"}]
@@ -111,23 +72,27 @@ def continuum_chart(
         *_shades(),
         _zero(),
         *_marks(data, objectives, backbones),
+        *([_open_marks(data, objectives, backbones)] if len(theirs) else []),
         _crosses(),
         *_strip(low, high, list(rows["point"])),
     ]
     for layer in layers:
-        if layer["data"]["name"] in ("gains", "lacking"):
-            layer["transform"] = chosen + _shown(*AXES)
+        if layer["data"]["name"] in ("gains", "lacking", "reported"):
+            layer["transform"] = chosen + filtered_by(*AXES)
     spec: Spec = {"height": _HEIGHT, "padding": {"bottom": 5, "left": 5, "right": 5, "top": 5}, "layer": layers}
     spec["datasets"] = {
-        "gains": _records(data),
-        "lacking": _records(lacking),
-        "points": _records(_points(rows)),
+        "gains": plain_rows(data),
+        "lacking": plain_rows(lacking),
+        **({"reported": plain_rows(theirs)} if len(theirs) else {}),
+        "points": plain_rows(_points(rows, high - low)),
         "shades": _shade_rows(low, high),
         "zero": [{"y": 0}],
     }
     names = rows["point"].nunique() <= _MOST_NAMES
     ends = {"lowest": min(float(data["gain_low"].min()), -0.05), "highest": max(float(data["gain_high"].max()), 0.05)}
-    return _whole(spec, _params(decoding=decodings[0], variant=str(data["variant"].iloc[0]), names=names, **ends))
+    return whole_chart(
+        spec, page_params(decoding=decodings[0], variant=str(data["variant"].iloc[0]), names=names, **ends)
+    )
 
 
 _TIPS = {
@@ -154,6 +119,21 @@ def _continuum_data(rows: pd.DataFrame, formulas: dict[str, str]) -> pd.DataFram
         prior_text=[_prior_text(r) for r in records],
         n_text=[n_text(r) for r in records],
         exposure_text=["not known" if math.isnan(r["exposure"]) else f"{r['exposure']:.0f}" for r in records],
+    )
+
+
+def _theirs(known: pd.DataFrame, reported: pd.DataFrame | None, formulas: dict[str, str]) -> pd.DataFrame:
+    """The reported gains of the comparisons that are known."""
+    rows = reported_at(known, reported)
+    rows = rows[rows["prior"].notna()] if len(rows) else rows
+    if rows.empty:
+        return pd.DataFrame(columns=[*_OF_MARK, "x"])
+    place = logit(known["prior"].to_numpy(float))
+    return rows[[*_OF_MARK, "gain", "place"]].assign(
+        x=dodge(rows, 0.04 * (float(place.max() - place.min()) + 1.2)),
+        formula=[formulas.get(name, "") for name in rows["objective"]],
+        gain_text=[f"{number(gain)}, no interval" for gain in rows["gain"]],
+        prior_text=[number(prior, 2) for prior in rows["prior"]],
     )
 
 
@@ -199,19 +179,13 @@ def _y(field: str = "gain") -> Spec:
     }
 
 
-def _colour(names: Sequence[str], objectives: Sequence[str]) -> Spec:
-    palette = colours([*objectives, *names])
-    scale = {"domain": list(names), "range": [css_colour(palette[name]) for name in names]}
-    return {"field": "objective", "type": "nominal", "scale": scale, "legend": None}
-
-
 def _marks(data: pd.DataFrame, objectives: Sequence[str], backbones: Sequence[str]) -> list[Spec]:
     """The interval of each gain, and its point, whose shape is the backbone's."""
-    colour = _colour(in_order(data["objective"]), objectives)
+    colour = objective_colours(in_order(data["objective"]), objectives)
     by_backbone = shapes(list(dict.fromkeys([*backbones, *data["backbone"]])))
     shape_scale = {"domain": list(by_backbone), "range": list(by_backbone.values())}
     tips = {field: title for field, title in _TIPS.items() if field != "variant" or data["variant"].nunique() > 1}
-    common = {"x": _x(), "color": colour, "tooltip": _tooltip(tips)}
+    common = {"x": _x(), "color": colour, "tooltip": tooltip(tips)}
     bars = common | {"y": _y("gain_low"), "y2": {"field": "gain_high"}}
     dots = common | {"y": _y()}
     dots |= {"shape": {"field": "backbone", "type": "nominal", "scale": shape_scale, "legend": None}}
@@ -222,8 +196,19 @@ def _marks(data: pd.DataFrame, objectives: Sequence[str], backbones: Sequence[st
     ]
 
 
+def _open_marks(data: pd.DataFrame, objectives: Sequence[str], backbones: Sequence[str]) -> Spec:
+    """The paper's numbers in the colours and shapes of ours."""
+    _, ours = _marks(data, objectives, backbones)
+    names = {"place": "the paper", "objective": "objective", "formula": "loss", "point": "point"}
+    names |= {"gain_text": f"its gain over {REFERENCE.upper()}", "prior_text": "its prior strength"}
+    encoding = {**ours["encoding"], "stroke": ours["encoding"]["color"], "tooltip": tooltip(names)}
+    del encoding["color"]
+    mark = {"type": "point", "filled": False, "size": 80, "opacity": 1, "strokeWidth": 1.5}
+    return {"data": {"name": "reported"}, "mark": mark, "encoding": encoding}
+
+
 def _crosses() -> Spec:
-    tips = _tooltip({"objective": "objective", "formula": "loss", "point": "point", "why": "missing"})
+    tips = tooltip({"objective": "objective", "formula": "loss", "point": "point", "why": "missing"})
     encoding = {"x": _x(), "y": {"value": _HEIGHT - 9}, "tooltip": tips}
     mark = {"type": "text", "text": "×", "fontSize": 16, "color": "var(--bad)"}
     return {"data": {"name": "lacking"}, "mark": mark, "encoding": encoding}
@@ -265,19 +250,25 @@ def _shades() -> list[Spec]:
     ]
 
 
-def _points(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per point and prior strength, for the strip below the chart."""
+def _points(rows: pd.DataFrame, wide: float) -> pd.DataFrame:
+    """One row per point and prior strength, for the strip below the chart, `wide` in logits; `at`: where there is room
+    for its name.
+    """
     first = rows.drop_duplicates(["point", "variant"])
     place = logit(first["prior"].to_numpy(float))
+    at = np.array(place)
+    for _, mine in first.assign(_row=np.arange(len(first))).groupby("variant", sort=False):
+        order = mine["_row"].to_numpy()[np.argsort(place[mine["_row"]], kind="stable")]
+        at[order] = apart(place[order], _ROOM * wide)
     text = [_prior_text(row) for row in first.to_dict("records")]
-    return first[["point", "backbone", "domain", "variant"]].assign(x=place, prior_text=text)
+    return first[["point", "backbone", "domain", "variant"]].assign(x=place, at=at, prior_text=text)
 
 
 def _strip(low: float, high: float, names: Sequence[str]) -> list[Spec]:
     """A tick per point below the chart, its name where there is room, and the axis."""
     ticks = {round(float(logit(np.array(t))), 6): f"{t:g}".removeprefix("0") for t in _TICKS}
     shown = {place: text for place, text in ticks.items() if low < place < high}
-    room = 24 + round(3.9 * max(map(len, names)))  # pixels below the chart, for slanted names
+    room = 34 + round(3.9 * max(map(len, names)))  # pixels below the chart, for slanted names
     labels = "[" + ", ".join(f"'{text}'" for text in shown.values()) + "]"
     axis = {
         "values": list(shown),
@@ -287,15 +278,22 @@ def _strip(low: float, high: float, names: Sequence[str]) -> list[Spec]:
         "labelOverlap": "greedy",
     }
     x = _x() | {"axis": axis, "title": "prior strength (logit scale)", "scale": {"domain": [low, high], "nice": False}}
-    tips = _tooltip({"point": "point", "prior_text": "prior strength [95 %]"})
-    transform = [{"filter": "datum.variant === variant"}, *_shown("backbone", "domain")]
+    tips = tooltip({"point": "point", "prior_text": "prior strength [95 %]"})
+    transform = [{"filter": "datum.variant === variant"}, *filtered_by("backbone", "domain")]
     tick = {"x": x, "y": {"value": _HEIGHT + 6}, "tooltip": tips}
-    word = tick | {"text": {"field": "point", "type": "nominal"}}
+    word = tick | {"x": _x("at"), "y": {"value": _HEIGHT + 16}, "text": {"field": "point", "type": "nominal"}}
+    link = {"x": _x("x"), "x2": {"field": "at"}, "y": {"value": _HEIGHT + 11}, "y2": {"value": _HEIGHT + 20}}
     style = {"angle": 320, "align": "right", "baseline": "top", "fontSize": 10, "color": "var(--ink)"}
     common = {"data": {"name": "points"}}
     return [
         common
         | {"transform": transform, "mark": {"type": "tick", "color": "var(--ink)", "height": 8}, "encoding": tick},
+        common
+        | {
+            "transform": [*transform, {"filter": "names"}],
+            "mark": {"type": "rule", "color": "var(--muted)", "strokeWidth": 0.7},
+            "encoding": link,
+        },
         common
         | {
             "transform": [*transform, {"filter": "names"}],
@@ -325,10 +323,10 @@ def curves_chart(results: Results, prior: Prior = "clean", objectives: Sequence[
     data = runs[of_run].merge(wanted, on="train", how="inner", sort=False).drop(columns="train").round(5)
     if data.empty:
         return None
-    colour = _colour(in_order(data["objective"]), objectives)
+    colour = objective_colours(in_order(data["objective"]), objectives)
     alone = int(data.groupby(["where", "objective", "seed"]).size().max()) <= 3  # a line of one step is no line
     return {
-        "datasets": {"curves": _records(data)},
+        "datasets": {"curves": plain_rows(data)},
         "panels": [_curve_panel(key, title, colour, alone) for key, title in CURVES.items()],
     }
 
@@ -337,7 +335,7 @@ def _curve_panel(key: str, title: str, colour: Spec, dots: bool) -> Spec:
     """The page's script sets the ends of the scales for the point that it shows."""
     scale = {"domain": [0, {"expr": "most_nll"} if key == "nll" else 1.02], "nice": False}
     steps = {"domain": [0, {"expr": "last_step"}], "nice": False}
-    tips = _tooltip({"objective": "objective", "seed": "seed", "step": "step", key: title})
+    tips = tooltip({"objective": "objective", "seed": "seed", "step": "step", key: title})
     encoding = {
         "x": {
             "field": "step",
@@ -351,10 +349,10 @@ def _curve_panel(key: str, title: str, colour: Spec, dots: bool) -> Spec:
         "detail": {"field": "seed"},
         "tooltip": tips,
     }
-    spec = {"data": {"name": "curves"}, "transform": [{"filter": "datum.where === point"}, *_shown("objective")]}
+    spec = {"data": {"name": "curves"}, "transform": [{"filter": "datum.where === point"}, *filtered_by("objective")]}
     mark = {"type": "line", "strokeWidth": 1.6, "point": {"size": 40} if dots else {"size": 30, "opacity": 0}}
-    return _whole(
-        spec | {"height": 200, "mark": mark, "encoding": encoding}, _params(point="", most_nll=1, last_step=1)
+    return whole_chart(
+        spec | {"height": 200, "mark": mark, "encoding": encoding}, page_params(point="", most_nll=1, last_step=1)
     )
 
 
@@ -366,18 +364,3 @@ def _thinned(curves: pd.DataFrame, most: int) -> pd.DataFrame:
     order = curves.groupby("train").cumcount()
     last = order == curves.groupby("train")["step"].transform("size") - 1
     return curves[(order % every == 0) | last]
-
-
-def _records(table: pd.DataFrame) -> list[Spec]:
-    """Plain values; what is not a number is null."""
-    return [
-        {
-            str(key): None if isinstance(value, float) and not math.isfinite(value) else _plain(value)
-            for key, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
-
-
-def _plain(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value.item() if isinstance(value, np.generic) else value

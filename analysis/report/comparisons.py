@@ -21,7 +21,7 @@ def gains_section(results: Results, gains: pd.DataFrame, facets: Facets, why: Ma
     if not len(gains):
         return f"<p class=empty>No gains: the sweep has nothing to compare with {REFERENCE.upper()}.</p>"
     heads = ["point", "benchmark", "variant", "objective", "decoding", "gain [95 %]", "n", "p", "p (Holm)", "p (BH)"]
-    heads += ["MDD", "samples", "seeds", "prior [95 %]", "region"]
+    heads += ["MDD", "prior [95 %]", "region", "samples", "seeds"]
     records = with_averages(gains, results).to_dict("records")
     rows = []
     for r in records:
@@ -29,7 +29,7 @@ def gains_section(results: Results, gains: pd.DataFrame, facets: Facets, why: Ma
         ps = [(p_text(r[name]), r[name]) for name in ("p_value", "p_holm", "p_bh")]
         mdd = ("-" if math.isnan(r["mdd"]) else number(r["mdd"]), r["mdd"])
         prior = (with_interval(r["prior"], r["prior_low"], r["prior_high"], 4), r["prior"])
-        rows.append([*names, _gain(r, why), r["n"], *ps, mdd, r["samples"], r["seeds"], prior, r["region"]])
+        rows.append([*names, _gain(r, why), r["n"], *ps, mdd, prior, r["region"], r["samples"], r["seeds"]])
     return f"<p class=note>{GAINS_NOTE} Hover for n.</p>" + data_table("gains", heads, rows, records, facets)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.style import MARKERS, colours, in_order, natural
-from analysis.report.charts import AXES, css_colour, n_text, shapes
+from analysis.report.charts import n_text
+from analysis.report.vega import AXES, css_colour, shapes
 from analysis.tables.results import number, with_interval
 
 # A place in the filters: what a row is of, by axis; several (objective, backbone, domain) where it is of several cells.
@@ -36,7 +37,7 @@ class Facets:
         return [[self._index[axis].get(value, -1) for axis, value in zip(AXES, one, strict=True)] for one in of]
 
 
-_SYMBOLS = dict(zip(MARKERS.values(), "●■▲◆▼✚▬", strict=True))
+_SYMBOLS = dict(zip(MARKERS.values(), "●■▲◆▼✚✖", strict=True))
 
 
 def sign(axis: str, name: str, facets: Facets) -> str:

@@ -156,6 +156,11 @@ function signals() {
   now.names = roomForNames && byId('chart-continuum').clientWidth > 640;
   now.lowest = rows.reduce((end, row) => Math.min(end, row.gain_low - 0.06), -0.06);
   now.highest = rows.reduce((end, row) => Math.max(end, row.gain_high + 0.06), 0.06);
+  for (const row of continuum.datasets.reported ?? []) {
+    if (row.decoding !== choice.decoding || row.variant !== choice.variant) continue;
+    now.lowest = Math.min(now.lowest, row.gain - 0.06);
+    now.highest = Math.max(now.highest, row.gain + 0.06);
+  }
   now.highest += 0.06 * (now.highest - now.lowest); // for the regions' names
   return now;
 }

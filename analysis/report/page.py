@@ -15,7 +15,7 @@ from analysis.figures.overlay import Reported
 from analysis.figures.style import colours
 from analysis.paper.overlay import overlay as reported_beside
 from analysis.report.beside import figures_section
-from analysis.report.charts import AXES, VEGA_LITE, continuum_chart, css_colour, curves_chart
+from analysis.report.charts import continuum_chart, curves_chart
 from analysis.report.comparisons import gains_section, ranks_section
 from analysis.report.grids import Facets, json_script, sign
 from analysis.report.sections import (
@@ -29,6 +29,7 @@ from analysis.report.sections import (
     runs_section,
     scores_section,
 )
+from analysis.report.vega import AXES, VEGA_LITE, css_colour
 from analysis.sources.table import CELL, Results
 from analysis.statistics.benchmarks import averages, by_place
 from analysis.statistics.claims import judge
@@ -86,9 +87,10 @@ def html_page(
     facets = Facets(results.cells)
     placed = by_place(gain_table, results.cells)
     why = reasons(results)
-    objectives = facets.values["objective"]
+    objectives, backbones = facets.values["objective"], facets.values["backbone"]
+    reported_gains = theirs.gains if theirs is not None else None
     charts = {
-        "continuum": continuum_chart(placed, results.formulas, prior, objectives, facets.values["backbone"], why),
+        "continuum": continuum_chart(placed, results.formulas, prior, objectives, backbones, why, reported_gains),
         "curves": curves_chart(results, prior, objectives),
     }
     sections = [

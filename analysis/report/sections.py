@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.style import PRIOR_NAMES, in_order
-from analysis.report.charts import Spec
 from analysis.report.grids import Facets, data_table, heat_maps, legend, table
 from analysis.report.runs import MOST_LOGS, runs, scrubbed
+from analysis.report.vega import Spec
 from analysis.sources.table import CELL, PLACE, Results
 from analysis.statistics.claims import Claim, claim_rows
 from analysis.statistics.continuum import REFERENCE, Prior
@@ -51,6 +51,7 @@ def continuum_section(results: Results, placed: pd.DataFrame, chart: Spec | None
         "<p class=empty id=none-continuum hidden>The sweep has no gain to show for this choice.</p>"
         + _legend(chart["datasets"]["gains"], results, facets)
         + _legend_of_crosses(chart)
+        + _legend_of_reported(chart)
         + _unplaced(placed)
         + _averaged(placed)
         + _crossovers(placed, prior)
@@ -98,6 +99,15 @@ def _legend_of_crosses(chart: Spec) -> str:
     return (
         f"<p class=note><b class=bad>×</b> missing: {lacking} of {all_of_them} comparisons (all decodings) have no "
         "data; each tells why on hover, and so does the table of gains.</p>"
+    )
+
+
+def _legend_of_reported(chart: Spec) -> str:
+    if "reported" not in chart["datasets"]:
+        return ""
+    return (
+        "<p class=note>Open marks: the paper's numbers of the same comparisons, at the prior strengths that it "
+        "reports; they have no intervals.</p>"
     )
 
 
