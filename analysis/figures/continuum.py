@@ -61,9 +61,8 @@ def continuum(
     upper.tick_params(axis="x", length=0, labelbottom=False)
     _strip(strip, rows, markers, limits)
     _logit_axis(strip, limits)
-    strip.set_xlabel(
-        f"prior strength: mean p of the target tokens under the base model, {PRIOR_NAMES[prior]} (logit scale)"
-    )
+    of_what = "as the paper reports it" if _of_the_paper(rows) else PRIOR_NAMES[prior]
+    strip.set_xlabel(f"prior strength: mean p of the target tokens under the base model, {of_what} (logit scale)")
     unit = "questions" if (rows["prior_questions"] > 0).all() else "sequences"
     more = "Strip: task and prior strength, with its 95 % bootstrap interval where wider than the mark, over "
     more += f"{_range(rows[f'prior_{unit}'])} training {unit}."
@@ -304,13 +303,17 @@ def _range(counts: pd.Series) -> str:
     return f"{low}{f' to {high}' if high > low else ''}"
 
 
+def _of_the_paper(rows: pd.DataFrame) -> bool:
+    return "source" in rows and bool(rows["source"].eq("reported").all())
+
+
 def _caption(rows: pd.DataFrame, more: str) -> str:
     bars = f"Bars: 95 % interval of the difference paired by question{averaged(rows)}. "
     unknown = int(rows["gain_low"].isna().sum())
     if unknown:
         which = f"The gains{averaged(rows)}" if unknown == len(rows) else f"{unknown} of {len(rows)} gains"
         bars = bars * (unknown < len(rows)) + f"{which}: no interval, as there are no scores by question. "
-    if "source" in rows and rows["source"].eq("reported").all():
+    if _of_the_paper(rows):
         more += " Numbers as the paper reports them, figlet fonts by exact match."
     if _tied(rows):
         more += " Points of nearly one prior strength stand side by side."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +21,8 @@ _DEFINED = re.compile(rb'id="([a-z][0-9a-f]{10})"')
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
     """Writes `folder`/`name` in all FORMATS, under `rc_context(STYLE)`; the path of the PNG."""
+    # Fonts for formulas have no dates, of which each PDF would warn.
+    logging.getLogger("fontTools.ttLib.tables._h_e_a_d").setLevel(logging.ERROR)
     for suffix, metadata in FORMATS.items():
         buffer = BytesIO()
         figure.savefig(buffer, format=suffix[1:], metadata=metadata)
