@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -51,8 +49,7 @@ _TABLES = {"prior": "sequences.jsonl", "train": "metrics.jsonl", "pretrain": "me
 
 
 class Reader:
-    """One store, read once: every answer is remembered, every problem is told once. `close` ends its threads
-    and processes.
+    """One store, read once: every answer is remembered, every problem is told once. `close` ends its processes.
 
     damaged: the jobs with problems, of which nothing is kept.
     """
@@ -64,26 +61,21 @@ class Reader:
         self.problems: list[str] = []
         self.damaged: set[str] = set()
         self._known: dict[tuple[str, str], Any] = {}
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)
         self._scores = ScoreFiles()
-        self._tables: dict[str, Future[pd.DataFrame | None]] = {}
 
     def close(self) -> None:
         self._scores.close()
-        self._pool.shutdown(cancel_futures=True)
 
     def read_ahead(self, job_ids: Iterable[str]) -> None:
-        """Has the big files of these jobs read and parsed while the caller goes on."""
+        """Has the scores of these jobs read and parsed while the caller goes on.
+
+        By other processes: a thread that computes would hold up each of the many reads of small files by milliseconds.
+        """
         for job_id in dict.fromkeys(job_ids):
             record = self.record(job_id) if job_id and not self.files.unchanged(job_id) else None
             if record is None or self._pruned(record):
                 continue
-            name = _TABLES.get(job_id.rpartition("-")[0])
-            digest = record.outputs.get(name or "")
-            if name and digest:
-                path = record.attempt.output(name)
-                self._tables[job_id] = self._pool.submit(_rows_table, path, digest["bytes"], digest["sha256"])
-            for grader in self.graders(job_id) if name is None else ():
+            for grader in self.graders(job_id) if job_id.rpartition("-")[0] not in _TABLES else ():
                 chosen = self._graded(job_id, grader)
                 if chosen is not None and (wanted := _wanted(record, chosen)) is not None:
                     self._scores.want(wanted)
@@ -281,12 +273,13 @@ class Reader:
         return self.once("metrics", job_id, read)
 
     def _table(self, record: Record) -> tuple[Path, pd.DataFrame]:
-        """A job's big table, as it was kept, as a thread has read it, or where neither is so: read now."""
+        """A job's big table, as it was kept, or read now."""
         job_id = record.job.id
         name = _TABLES[job_id.rpartition("-")[0]]
         table = self.kept.tables.get(job_id)
-        if table is None and job_id in self._tables:
-            table = self._tables.pop(job_id).result()
+        if table is None and name in record.outputs and not self._pruned(record):
+            digest = record.outputs[name]
+            table = _rows_table(record.attempt.output(name), digest["bytes"], digest["sha256"])
         if table is None:
             table = pd.DataFrame(_rows(record.output(name).read_bytes()))
         return record.attempt.output(name), table

@@ -137,7 +137,6 @@ def _no_collection() -> Iterator[None]:
 
 def _read(reader: Reader, root: Path, sweep: str, manifests: list[dict[str, Any]]) -> Results:
     cells, shared = distinct_cells(manifests)
-    # Curves and sequences come first, since their threads are done with them soonest.
     reader.read_ahead(cell.job(kind) for kind in KINDS for cell in cells)
     spread_decodings(cells, reader)
     every = _frame([row for cell in cells for row in cell_rows(cell, reader)])
