@@ -10,7 +10,7 @@ from typing import Any
 from analysis.sources.cells import AXES, ManifestCell
 from analysis.sources.parse import Block
 from analysis.sources.reading import PRIORS, Reader, number_of
-from analysis.statistics.intervals import mean_interval, ratio_interval, region
+from analysis.statistics.intervals import mean_intervals, ratio_interval, region
 from bll_sweeps.grid.axes import Objective, canonical_json
 
 KINDS = ("pretrain", "prior", "train", "evaluate")
@@ -70,6 +70,7 @@ class Row:
     evaluate: str = ""
     launch: int = 0
     told: dict[str, float] = field(default_factory=dict)
+    scores: Block | None = None  # no column: `with_means` makes three of it
 
 
 def cell_rows(cell: ManifestCell, reader: Reader) -> list[Row]:
@@ -100,6 +101,14 @@ def cell_rows(cell: ManifestCell, reader: Reader) -> list[Row]:
     return rows
 
 
+def with_means(rows: list[Row]) -> None:
+    """Fills in the means and intervals of rows that have scores, all at once."""
+    done = [(row, row.scores) for row in rows if row.scores is not None]
+    found = mean_intervals([scores.score for _, scores in done], [row.samples for row, _ in done])
+    for (row, _), interval in zip(done, found, strict=True):
+        row.mean, row.low, row.high = interval.mean, interval.low, interval.high
+
+
 def _blame(cell: ManifestCell, reader: Reader) -> list[str]:
     """What the cell lacks, causes first: an evaluation that waits for a failed training is not told of besides."""
     reasons = {kind: reader.not_done(cell.job(kind)) for kind in KINDS if cell.job(kind)}
@@ -114,8 +123,7 @@ def _blame(cell: ManifestCell, reader: Reader) -> list[str]:
 def _fill(row: Row, scores: Block, grader: str, reader: Reader) -> None:
     """The scores of a decoding by one grader, and what else its record tells of it (evaluation/scores.py)."""
     row.state, row.questions, row.samples = "done", len(scores.score), int(scores.samples.min())
-    interval = mean_interval(scores.score, row.samples)
-    row.mean, row.low, row.high = interval.mean, interval.low, interval.high
+    row.scores = scores
     row.engine, row.grader = reader.engine(row.evaluate), reader.grader(row.evaluate, grader)
     row.seen_in_training = reader.seen_in_training(row.evaluate)
     row.disagreements, row.generations = reader.disagreements(row.evaluate)

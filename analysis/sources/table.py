@@ -25,7 +25,7 @@ from analysis.sources.limits import limits
 from analysis.sources.parse import Block
 from analysis.sources.priors import priors_table
 from analysis.sources.reading import Kept, Reader
-from analysis.sources.rows import KINDS, Row, cell_rows
+from analysis.sources.rows import KINDS, Row, cell_rows, with_means
 from analysis.sources.scores import Key, Scores
 from bll_sweeps.store.layout import Layout
 
@@ -273,7 +273,8 @@ def _counts(names: pd.Series) -> str:
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
     """The rows with their names; what only some graders tell stands in the last columns, as far as any row has it."""
-    columns = [f.name for f in dataclasses.fields(Row) if f.name != "told"]
+    columns = [f.name for f in dataclasses.fields(Row) if f.name not in ("told", "scores")]
+    with_means(rows)
     more = sorted({key for row in rows for key in row.told}, key=lambda key: (key[:4] != "pass", len(key), key))
     table = pd.DataFrame([{**vars(row), **row.told} for row in rows], columns=[*columns, *more])
     if rows:
