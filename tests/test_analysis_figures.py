@@ -24,6 +24,8 @@ from analysis.figures.style import COLOURS, MARKERS, PRIOR_NAMES, STYLE, colours
 from analysis.report.charts import continuum_chart, curves_chart
 from analysis.sources.table import Results, load
 from analysis.statistics.continuum import gains, means
+from analysis.statistics.crossover import crossover, logit
+from analysis.tables.results import number
 from bll_sweeps.grid.axes import Noise
 from bll_sweeps.objectives.catalogue import main_catalogue
 from tests.analysis_store import OBJECTIVES, lab_store
@@ -81,9 +83,9 @@ def _beyond_limits(figure: Any) -> set[Any]:
 
 def figure_of(name: str, lab: Results, noise: Results) -> Any:
     if name == "continuum":
-        return continuum(sampled(gains(lab, resamples=200)), lab.formulas)
+        return continuum(sampled(gains(lab)), lab.formulas)
     if name == "panels":
-        return continuum_panels(sampled(gains(noise, resamples=200)), noise.formulas)
+        return continuum_panels(sampled(gains(noise)), noise.formulas)
     if name == "heatmap":
         return heatmap(sampled(means(lab)), lab.formulas)
     return curves(curve_rows(lab, lab.cells, "clean"), lab.formulas)
@@ -102,15 +104,79 @@ def test_every_figure_says_its_n(name: str, lab: Results, noise: Results) -> Non
 def test_the_points_names_in_the_strip_do_not_overlap(lab: Results) -> None:
     figure = figure_of("continuum", lab, lab)
     FigureCanvasAgg(figure).draw()
-    strip = figure.axes[1]
+    strip = figure.axes[-1]
     places = sorted(text.get_position()[0] for text in strip.texts)
     width = strip.get_xlim()[1] - strip.get_xlim()[0]
     assert len(places) == 9
     assert all(b - a >= 0.0519 * width for a, b in pairwise(places))
 
 
+def test_more_points_than_have_room_are_marks_without_names(lab: Results) -> None:
+    table = sampled(gains(lab))
+    many = [table.assign(domain=table["domain"] + str(i), point=table["point"] + str(i)) for i in range(3)]
+    figure = continuum(pd.concat(many, ignore_index=True), lab.formulas)
+    assert list(figure.axes[-1].texts) == []
+    assert "(too many to name: means.csv)" in figure.texts[-1].get_text().replace("\n", " ")
+    assert texts_outside(figure) == []
+
+
+def test_crossovers_stand_below_the_gains_with_their_intervals(lab: Results) -> None:
+    """Gains that are set to change sign between the weaker and the stronger half of the settings."""
+    table = sampled(gains(lab))
+    p = table["objective"] == "p"
+    rank = table.loc[p, "prior"].rank() / p.sum()
+    table.loc[p, "gain"] = np.where(rank > 0.5, 0.3, -0.3)
+    table.loc[~p, "gain"] = 0.3
+    found = crossover(table, "p", "sampled")
+    assert not np.isnan(found.prior)
+    figure = continuum(table, lab.formulas)
+    lane = figure.axes[1]
+    line, diamond = lane.get_lines()
+    assert line.get_color() == diamond.get_color() == COLOURS["p"]
+    assert list(line.get_xdata()) == pytest.approx(list(logit(np.array([found.low, found.high]))))
+    assert list(diamond.get_xdata()) == pytest.approx(list(logit(np.array([found.prior]))))
+    text = figure.texts[-1].get_text().replace("\n", " ")
+    assert f"p {number(found.prior)} [{number(found.low)}, {number(found.high)}] (n = 9)" in text
+
+
+def test_without_a_crossover_there_is_no_lane(lab: Results) -> None:
+    table = sampled(gains(lab)).assign(gain=0.3)
+    figure = continuum(table, lab.formulas)
+    assert len(figure.axes) == 2
+    assert "Crossover" not in figure.texts[-1].get_text()
+
+
+def test_intervals_over_seeds_are_thin_lines_of_points_with_several_seeds(lab: Results) -> None:
+    table = sampled(gains(lab))
+    ends = {"gain_seeds_low": table["gain"] - 0.4, "gain_seeds_high": table["gain"] + 0.4}
+    table = table.assign(**ends, seeds=np.where(table["objective"] == "p", 3, 1))
+    figure = continuum(table, lab.formulas)
+    thin = [c for c in figure.axes[0].collections if c.get_alpha() == 0.5]
+    tops = sorted(segment[1, 1] for c in thin for segment in c.get_segments())
+    assert tops == pytest.approx(sorted(table.loc[table["objective"] == "p", "gain_seeds_high"]))
+    chart = continuum_chart(table, lab.formulas, "clean")
+    assert chart is not None
+    told = {
+        (row["objective"] == "p", row["seeds_text"] == "not told by one seed") for row in chart["datasets"]["gains"]
+    }
+    assert told == {(True, False), (False, True)}
+
+
+def test_a_dense_heat_map_names_what_is_missing_and_leaves_the_rest_to_colour(lab: Results) -> None:
+    table = sampled(means(lab))
+    first = table.index[0]
+    table.loc[first, ["mean", "low", "high"]] = np.nan
+    table.loc[first, "n"] = 0
+    figure = heatmap(table, lab.formulas, dense=True)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["missing", "prior"]
+    shown = figure.axes[0].images[0].get_array()
+    assert int(np.ma.getmaskarray(np.ma.masked_invalid(shown)).sum()) == 1
+    assert "Numbers and intervals: means.csv" in figure.texts[-1].get_text()
+    assert texts_outside(figure) == []
+
+
 def test_no_error_bar_is_clipped(lab: Results) -> None:
-    table = sampled(gains(lab, resamples=200))
+    table = sampled(gains(lab))
     low, high = continuum(table, lab.formulas).axes[0].get_ylim()
     assert low < table["gain_low"].min()
     assert table["gain_high"].max() < high
@@ -126,7 +192,7 @@ def test_noise_kinds_go_down_and_rates_across(noise: Results) -> None:
 def test_figures_are_png_pdf_and_svg_with_the_same_bytes_each_time(tmp_path: Path) -> None:
     lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "rot"), ("lab-c", "rot")), questions=5)
     results = load(tmp_path / "runs")
-    mean_table, gain_table = sampled(means(results)), sampled(gains(results, resamples=200))
+    mean_table, gain_table = sampled(means(results)), sampled(gains(results))
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         pngs = write_figures(results, mean_table, gain_table, folder).drawn
@@ -152,7 +218,7 @@ def test_figures_of_an_earlier_report_that_are_not_drawn_any_more_go(tmp_path: P
 
 
 def test_every_mark_of_a_backbone_is_a_filled_shape_of_the_pages_charts() -> None:
-    filled = {"circle", "square", "triangle-up", "diamond", "triangle-down", "cross"}
+    filled = {"circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-left", "triangle-right", "cross"}
     assert all(shape in filled or shape.startswith("M") for shape in MARKERS.values())
     assert len(set(MARKERS.values())) == len(MARKERS)
 
@@ -250,7 +316,7 @@ def test_charts_hold_thousands_of_rows(lab: Results) -> None:
     spec = curves_chart(dataclasses.replace(lab, cells=cells, curves=many))
     assert spec is not None
     assert sum(map(len, spec["datasets"].values())) > 5_000
-    table = gains(lab, resamples=50)
+    table = gains(lab)
     chart = continuum_chart(pd.concat([table] * 200, ignore_index=True), lab.formulas, "clean")
     assert chart is not None
     assert max(map(len, chart["datasets"].values())) > 5_000
@@ -266,7 +332,7 @@ def test_formulas_become_mathtext() -> None:
 
 
 def test_wide_ticks_do_not_run_into_the_axis_label(noise: Results) -> None:
-    table = sampled(gains(noise, resamples=200)).assign(gain=-0.0123, gain_low=-0.0127, gain_high=-0.0121)
+    table = sampled(gains(noise)).assign(gain=-0.0123, gain_low=-0.0127, gain_high=-0.0121)
     figure = continuum_panels(table, noise.formulas)
     FigureCanvasAgg(figure).draw()
     for axes in (axes for axes in figure.axes if axes.get_ylabel()):

@@ -103,7 +103,7 @@ def small_print(figure: Any) -> str:
 
 def names(results: Results) -> dict[str, str]:
     """Every figure's kind -> why it is not drawn, '' where it is."""
-    tables = (means(results), gains(results, resamples=50))
+    tables = (means(results), gains(results))
     mean_rows, gain_rows = (table[table["decoding"] == "sampled"] for table in tables)
     return {d.name: d.why for d in drawings(results, mean_rows, gain_rows)}
 
@@ -130,7 +130,7 @@ def test_no_text_of_these_figures_is_clipped_and_each_says_its_n(
         likelihood(likelihood_rows(alpha), alpha.formulas),
         histograms(histogram_pages(told)[0], told[:0]),
         quantile_ablation(quantile_rows(placed(quantile), quantile.cells)),
-        scale_sweep(scale_rows(placed(scale, gains(scale, resamples=50)), parameters(scale)), scale.formulas),
+        scale_sweep(scale_rows(placed(scale, gains(scale)), parameters(scale)), scale.formulas),
     ):
         FigureCanvasAgg(figure).draw()
         assert texts_outside(figure) == []
@@ -165,7 +165,7 @@ def test_missing_cells_are_said_and_marked(alpha: Results, quantile: Results, sc
         (bars(placed(alpha), alpha.formulas, {}), "Missing: lab-a · spell (power-1)"),
         (quantile_ablation(quantile_rows(placed(quantile), quantile.cells)), "logp_above(threshold_quantile=0.5)"),
         (
-            scale_sweep(scale_rows(placed(scale, gains(scale, resamples=50)), parameters(scale)), scale.formulas),
+            scale_sweep(scale_rows(placed(scale, gains(scale)), parameters(scale)), scale.formulas),
             "tiny-7b · spell (p)",
         ),
     )
@@ -189,7 +189,7 @@ def test_parameters_are_the_specs_or_else_the_names(scale: Results) -> None:
     assert told["tiny-7b"] == (7_000_000_000, "name")
     assert {family(name) for name in told} == {"tiny"}
     assert family("qwen2.5-math-1.5b") == "qwen2.5-math"
-    figure = scale_sweep(scale_rows(placed(scale, gains(scale, resamples=50)), told), scale.formulas)
+    figure = scale_sweep(scale_rows(placed(scale, gains(scale)), told), scale.formulas)
     assert "of tiny-7b from the name" in small_print(figure)
 
 
@@ -253,7 +253,7 @@ def test_more_objectives_than_colours_stand_in_the_figure_of_quantiles_alone(
     def drawn() -> dict[str, Any]:
         tables = (means(quantile), gains(quantile))
         mean_rows, gain_rows = (table[table["decoding"] == "sampled"] for table in tables)
-        return {d.name: d.figure for d in drawings(quantile, mean_rows, gain_rows) if d.figure is not None}
+        return {d.name: d.draw() for d in drawings(quantile, mean_rows, gain_rows) if d.draw is not None}
 
     assert "have a figure of their own" not in small_print(drawn()["bars-sampled"])
     monkeypatch.setattr("analysis.figures.all._COLOURS", 5)

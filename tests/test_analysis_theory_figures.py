@@ -71,7 +71,7 @@ def test_the_same_figure_has_the_same_bytes(noise: Results, tmp_path: Path) -> N
     written = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        save(lab_noise_beside(noise), tmp_path / name, "figure")
+        save(lab_noise_beside(noise_gains(noise)), tmp_path / name, "figure")
         written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
     assert set(written[0]) == {"figure.png", "figure.pdf", "figure.svg"}
@@ -101,7 +101,7 @@ def test_the_measured_gains_are_those_at_t_1_of_the_strongest_and_the_weakest_po
 
 def test_the_drawn_marks_are_the_gains(noise: Results) -> None:
     found = noise_gains(noise)
-    figure = lab_noise_beside(noise)
+    figure = lab_noise_beside(noise_gains(noise))
     for ax, end in zip(figure.axes[1:], ("strong", "weak"), strict=True):
         drawn = sorted(round(float(y), 9) for bar in ax.containers for y in bar.lines[0].get_ydata())
         assert drawn == sorted(found.loc[found["end"] == end, "gain"].round(9))
@@ -114,21 +114,21 @@ def test_missing_cells_are_named(tmp_path: Path) -> None:
         if not (one.domain.name == "add" and one.domain.noise.kind == "missing" and one.objective.name == "p"):
             builder.finish(one)
     builder.launch(cells)
-    text = words(lab_noise_beside(load(tmp_path)))
+    text = words(lab_noise_beside(noise_gains(load(tmp_path))))
     assert "Missing: weakest point, missing 0.4." in text
     assert "n = 20 questions" in text
 
 
 def test_a_sweep_at_one_noise_rate_has_nothing_to_set_beside(tmp_path: Path) -> None:
     lab_store(tmp_path, objectives=("nll", "p"), points=ENDS, questions=10)
-    figure = lab_noise_beside(load(tmp_path))
+    figure = lab_noise_beside(noise_gains(load(tmp_path)))
     assert words(figure).count("This sweep has no gain of p over NLL") == 2
     assert not outside(figure)
 
 
 def test_a_sweep_without_the_reference_says_so(tmp_path: Path) -> None:
     lab_store(tmp_path, objectives=("p",), points=ENDS, noises=NOISES, questions=10)
-    text = words(lab_noise_beside(load(tmp_path)))
+    text = words(lab_noise_beside(noise_gains(load(tmp_path))))
     assert text.count("This sweep has no gain of p over NLL") == 2
     assert "Missing: strongest point" in text
 
@@ -140,4 +140,4 @@ def test_a_single_point_stands_at_its_own_end(tmp_path: Path) -> None:
 
 def test_an_objective_without_a_theory_is_refused(noise: Results) -> None:
     with pytest.raises(ConfigError, match="did you mean 'p10'"):
-        lab_noise_beside(noise, "p11")
+        lab_noise_beside(noise_gains(noise), "p11")

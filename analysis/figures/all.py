@@ -6,11 +6,9 @@ Every figure says its n and what its bars are. The same results give the same by
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -28,42 +26,21 @@ from analysis.figures.panels import PANELS, by_page, pages
 from analysis.figures.quantile import LEAST as LEAST_QUANTILES
 from analysis.figures.quantile import MOST as MOST_QUANTILES
 from analysis.figures.quantile import quantile_ablation, quantile_rows
-from analysis.figures.save import FORMATS, save
+from analysis.figures.save import Drawing, Written, write_drawings
 from analysis.figures.scale import LEAST as LEAST_SIZES
 from analysis.figures.scale import parameters, scale_rows, scale_sweep
 from analysis.figures.scheme import LANES, scheme
-from analysis.figures.style import STYLE, in_order
+from analysis.figures.style import in_order
 from analysis.figures.theory import lab_noise_beside, noise_gains
 from analysis.sources.table import Results
 from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import REFERENCE, Prior
-from bll_sweeps.store.records import write_text
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-INDEX = "figures.md"
 Best = dict[Key, Leader]
 _ROWS, _COLUMNS = 26, 10  # most lines and objectives of a heat map's page
+_DENSE, _DENSE_ROWS = 200, 100  # more lines of benchmarks than this are drawn by colour alone, so many a page
 _COLOURS = 24  # most objectives of a figure that tells them apart by colour
 _POINTS = 10  # most points of a page of training curves
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure by name, or why there is none."""
-
-    name: str
-    figure: Figure | None = None
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Written:
-    """The PNG files of the figures that were drawn, in order; the kinds of figures that were not -> why."""
-
-    drawn: list[Path]
-    absent: dict[str, str]
 
 
 def write_figures(
@@ -79,38 +56,7 @@ def write_figures(
     `figures.md` there names them all, and each kind of figure that was not drawn with the reason. means, gains: of
     statistics.continuum. reported: the paper's numbers (paper/overlay.py), drawn as open marks beside ours.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
-        return write_drawings(drawings(results, means, gains, prior, reported), folder)
-
-
-def write_drawings(found: Iterable[Drawing], folder: Path) -> Written:
-    """Writes them in all FORMATS, and `figures.md`; removes what its earlier version lists besides. Call it, and make
-    the figures, under `rc_context(STYLE)`.
-    """
-    before = _listed(folder / INDEX)
-    out, lines = Written([], {}), ["# Figures", ""]
-    for drawing in found:
-        if drawing.figure is None:
-            out.absent[drawing.name] = drawing.why
-            lines.append(f"- {drawing.name}: not drawn, {drawing.why}")
-            continue
-        out.drawn.append(save(drawing.figure, folder, drawing.name))
-        lines.append(f"- {drawing.name}: {', '.join(f'{drawing.name}{suffix}' for suffix in FORMATS)}")
-    for name in before - {path.stem for path in out.drawn}:  # of an earlier report, when there were other data
-        for suffix in FORMATS:
-            (folder / f"{name}{suffix}").unlink(missing_ok=True)
-    write_text(folder / INDEX, "\n".join(lines) + "\n")
-    return out
-
-
-def _listed(index: Path) -> set[str]:
-    """The figures that an earlier call wrote beside this list."""
-    text = index.read_text(encoding="utf-8") if index.exists() else ""
-    return set(re.findall(r"^- ([\w.-]+): \1\.png", text, re.MULTILINE))
+    return write_drawings(drawings(results, means, gains, prior, reported), folder)
 
 
 def drawings(
@@ -135,8 +81,8 @@ def drawings(
     yield from _heatmaps(results, scored, means, names)
     yield from _priors(results, prior)
     yield from _training(some, prior)
-    if results.cells["noise_rate"].nunique() > 1 and len(noise_gains(results)):
-        yield Drawing("theory-lab-noise", lab_noise_beside(results))
+    if results.cells["noise_rate"].nunique() > 1 and len(rows := noise_gains(results)):
+        yield Drawing("theory-lab-noise", partial(lab_noise_beside, rows))
 
 
 def _ablated(results: Results, scored: pd.DataFrame) -> set[str]:
@@ -165,10 +111,8 @@ def _continuum(
     for decoding in names if len(placed) else []:
         shown = placed[(placed["decoding"] == decoding) & (placed["n"] > 0) & placed["prior"].notna()]
         if len(shown):
-            if shown["variant"].nunique() > 1:
-                figure = continuum_panels(shown, results.formulas, prior, theirs.gains)
-            else:
-                figure = continuum(shown, results.formulas, prior, theirs.gains)
+            kind = continuum_panels if shown["variant"].nunique() > 1 else continuum
+            figure = partial(kind, shown, results.formulas, prior, theirs.gains)
             found.append(Drawing(f"continuum-{decoding}", figure))
     why = f"no objective and {REFERENCE} have scores at one point whose prior strength is known"
     yield from _or_why(found, "continuum", why)
@@ -181,7 +125,7 @@ def _schemes(
     for decoding in names if best else []:
         rows = scored[(scored["decoding"] == decoding) & (scored["objective"] != "base")]
         for suffix, page in by_page(rows, LANES) if (rows["n"] > 0).any() else []:
-            figure = scheme(page, results.formulas, best, prior, theirs.means)
+            figure = partial(scheme, page, results.formulas, best, prior, theirs.means)
             found.append(Drawing(f"scheme-{decoding}{suffix}", figure))
     yield from _or_why(found, "scheme", "no trained objective has a score")
 
@@ -191,7 +135,8 @@ def _bars(results: Results, scored: pd.DataFrame, names: list[str], best: Best, 
     for decoding in names:
         rows = scored[scored["decoding"] == decoding]
         for suffix, page in by_page(rows, PANELS) if (rows["n"] > 0).any() else []:
-            found.append(Drawing(f"bars-{decoding}{suffix}", bars(page, results.formulas, best, theirs.means)))
+            figure = partial(bars, page, results.formulas, best, theirs.means)
+            found.append(Drawing(f"bars-{decoding}{suffix}", figure))
     yield from _or_why(found, "bars", "nothing has a score")
 
 
@@ -207,22 +152,14 @@ def _sweeps(
     for decoding in names:
         rows = scored[scored["decoding"] == decoding]
         if (mine := alpha_rows(rows, results.cells))["n"].gt(0).any():
-            alpha.append(Drawing(f"alpha-{decoding}", alpha_sweep(mine, theirs.alpha, notes["alpha"])))
+            alpha.append(Drawing(f"alpha-{decoding}", partial(alpha_sweep, mine, theirs.alpha, notes["alpha"])))
         if (mine := quantile_rows(rows, results.cells))["n"].gt(0).any():
             for suffix, page in by_page(mine, MOST_QUANTILES):
-                quantile.append(
-                    Drawing(
-                        f"quantile-{decoding}{suffix}",
-                        quantile_ablation(page, theirs.quantile, theirs.notes.get("quantile", "")),
-                    )
-                )
+                figure = partial(quantile_ablation, page, theirs.quantile, notes["quantile"])
+                quantile.append(Drawing(f"quantile-{decoding}{suffix}", figure))
         if len(placed) and (mine := scale_rows(placed[placed["decoding"] == decoding], sizes))["n"].gt(0).any():
-            scale.append(
-                Drawing(
-                    f"scale-{decoding}",
-                    scale_sweep(mine, results.formulas, theirs.scale, theirs.notes.get("scale", "")),
-                )
-            )
+            figure = partial(scale_sweep, mine, results.formulas, theirs.scale, notes["scale"])
+            scale.append(Drawing(f"scale-{decoding}", figure))
     yield from _or_why(alpha, "alpha", f"no point has scores and {LEAST_ALPHAS} values of alpha")
     why = f"no point has scores and a threshold at {LEAST_QUANTILES} quantiles"
     yield from _or_why(quantile, "quantile", why)
@@ -235,11 +172,16 @@ def _heatmaps(results: Results, scored: pd.DataFrame, means: pd.DataFrame, names
     for decoding in names:
         rows, parts = scored[scored["decoding"] == decoding], means[means["decoding"] == decoding]
         for suffix, page in _blocks(rows, _ROWS):
-            found.append(Drawing(f"heatmap-{decoding}{suffix}", heatmap(page, results.formulas)))
-        for domain in dict.fromkeys(rows.loc[rows["columns"] > 1, "domain"]):
+            found.append(Drawing(f"heatmap-{decoding}{suffix}", partial(heatmap, page, results.formulas)))
+        several = dict.fromkeys(rows.loc[rows["columns"] > 1, "domain"])
+        parts = parts[parts["domain"].isin(list(several))]
+        dense = len(parts.drop_duplicates(["label", "variant"])) > _DENSE
+        for domain in several:
             mine = parts[parts["domain"] == domain]
-            for suffix, page in _blocks(mine, max(1, _ROWS // max(mine["benchmark"].nunique(), 1))):
-                found.append(Drawing(f"heatmap-{decoding}-{domain}{suffix}", heatmap(page, results.formulas)))
+            most = (_DENSE_ROWS if dense else _ROWS) // max(mine["benchmark"].nunique(), 1)
+            for suffix, page in _blocks(mine, max(1, most)):
+                figure = partial(heatmap, page, results.formulas, dense)
+                found.append(Drawing(f"heatmap-{decoding}-{domain}{suffix}", figure))
     yield from _or_why(found, "heatmap", "the sweep has no cells")
 
 
@@ -260,7 +202,7 @@ def _priors(results: Results, prior: Prior) -> Iterator[Drawing]:
         lacking = rows[rows["kind"] == "missing"]
         for i, page in enumerate(listed):
             suffix = f"-{i + 1}" if len(listed) > 1 else ""
-            found.append(Drawing(f"histograms{suffix}", histograms(page, lacking, prior)))
+            found.append(Drawing(f"histograms{suffix}", partial(histograms, page, lacking, prior)))
     yield from _or_why(found, "histograms", "no prior job whose record tells quantiles or a histogram is done")
 
 
@@ -272,7 +214,7 @@ def _training(results: Results, prior: Prior) -> Iterator[Drawing]:
     if len(rows) and (rows["n"] > 0).any():
         for suffix, page in by_page(rows, PANELS):
             if (page["n"] > 0).any():
-                found.append(Drawing(f"likelihood{suffix}", likelihood(page, results.formulas)))
+                found.append(Drawing(f"likelihood{suffix}", partial(likelihood, page, results.formulas)))
     yield from _or_why(found, "likelihood", "no training has a curve")
     found = []
     several = results.cells["variant"].nunique() > 1
@@ -281,5 +223,5 @@ def _training(results: Results, prior: Prior) -> Iterator[Drawing]:
         if len(mine := curve_rows(results, cells, prior)):
             for suffix, page in by_page(mine.assign(variant="", backbone=mine["point"], domain=""), _POINTS):
                 name = f"curves{f'-{i + 1}' if several else ''}{suffix}"
-                found.append(Drawing(name, curves(page, results.formulas, str(variant), prior, lacking)))
+                found.append(Drawing(name, partial(curves, page, results.formulas, str(variant), prior, lacking)))
     yield from _or_why(found, "curves", "no training has a curve")

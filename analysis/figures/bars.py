@@ -63,18 +63,20 @@ def bars(
 
 def _panel(ax: Axes, mine: pd.DataFrame, names: list[str], palette: dict[str, str]) -> None:
     by = {row["objective"]: row for row in mine.to_dict("records")}
+    scored = [name for name in names if name in by and by[name]["n"]]
     for i, name in enumerate(names):
-        row = by.get(name)
-        if row is None or not row["n"]:
-            what = "not in the grid" if row is None else "missing"
+        if name not in scored:
+            what = "missing" if name in by else "not in the grid"
             ax.text(i, 0.03, what, transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="bottom",
                     fontsize=5.8 if len(names) <= 12 else 4.6, color=MISSING, style="italic")  # fmt: skip
-            continue
-        ends = np.array([[row["mean"] - row["low"]], [row["high"] - row["mean"]]])
-        ax.bar([i], [row["mean"]], width=spread(len(names)), color=palette[name], linewidth=0, zorder=2)
-        ax.errorbar([i], [row["mean"]], yerr=np.maximum(ends, 0), color="#e8e8e8", elinewidth=2.2, zorder=3)
-        ax.errorbar([i], [row["mean"]], yerr=np.maximum(ends, 0), color="#333333", elinewidth=0.9, capsize=1.5,
-                    capthick=0.8, zorder=4)  # fmt: skip
+    if scored:
+        x = [names.index(name) for name in scored]
+        mean, low, high = (np.array([by[name][key] for name in scored], float) for key in ("mean", "low", "high"))
+        ends = np.maximum(np.stack([mean - low, high - mean]), 0)
+        ax.bar(x, mean, width=spread(len(names)), color=[palette[name] for name in scored], linewidth=0, zorder=2)
+        ax.errorbar(x, mean, yerr=ends, linestyle="", color="#e8e8e8", elinewidth=2.2, zorder=3)
+        ax.errorbar(x, mean, yerr=ends, linestyle="", color="#333333", elinewidth=0.9, capsize=1.5, capthick=0.8,
+                    zorder=4)  # fmt: skip
     ax.set_xlim(-0.7, len(names) - 0.3)
     ax.set_xticks([])
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
@@ -93,7 +95,8 @@ def _caption(rows: pd.DataFrame) -> str:
     return (
         f"{decoding_name(rows)}; {counts(rows)}. Bars: mean score{averaged(rows)}, with its 95 % interval (Wilson). "
         "Star: the best of the trained objectives, where the 95 % interval of its difference to every other one, "
-        "paired by question, is above zero (not corrected for several comparisons). In brackets: prior "
+        "paired by question and over seeds where there are several, is above zero (not corrected for several "
+        "comparisons). In brackets: prior "
         "strength and region."
         f"{missing(rows)}{left_out(rows)}"
     )

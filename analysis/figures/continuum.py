@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +24,17 @@ from analysis.figures.style import (
     plain,
 )
 from analysis.statistics.continuum import REFERENCE, Prior
-from analysis.statistics.crossover import logit
+from analysis.statistics.crossover import Crossover, crossover, logit
 from analysis.statistics.intervals import REGION_EDGES, REGIONS
+from analysis.tables.results import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NOISE_NAMES = {"uniform": "uniform noise", "imbalanced": "imbalanced noise", "missing": "missing answers"}
+_NAMED = 18  # most points that have their names in the strip
+_TOLD = 4  # most crossovers that the small print has in numbers
 _TICKS = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.997, 0.999, 0.9997)
 
 
@@ -40,15 +44,20 @@ def continuum(
     """Gain over NLL against prior strength (logit axis) of the rows of one decoding and one variant, those of
     benchmarks.by_place.
 
-    Below the axis a strip names each point and shows its prior strength with its interval. Objectives at one point are
-    drawn side by side around it. reported: gains in the same schema that are drawn as open marks, at their own prior
-    strengths, where `rows` have their point and objective.
+    Below it a lane per objective with a crossover shows that one and its interval, and a strip names each point and
+    shows its prior strength with its interval. Objectives at one point are drawn side by side around it. reported:
+    gains in the same schema that are drawn as open marks, at their own prior strengths, where `rows` have their point
+    and objective.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 4.7))
-    strip_inches = max(0.75, 0.25 + 0.06 * int(rows["domain"].str.len().max()))
-    upper, strip = figure.subplots(2, 1, sharex=True, height_ratios=[3.0, strip_inches])
+    named = rows["point"].nunique() <= _NAMED
+    strip_inches = max(0.75, 0.25 + 0.06 * int(rows["domain"].str.len().max())) if named else 0.25
+    crossings = _crossings(rows)
+    lanes_inches = 0.12 + 0.11 * len(crossings) if crossings else 0.0
+    inches = [3.0, *([lanes_inches] if crossings else []), strip_inches]
+    upper, *lanes, strip = figure.subplots(len(inches), 1, sharex=True, height_ratios=inches)
     theirs = _reported_at(rows, reported)
     both = pd.concat([rows, theirs]) if len(theirs) else rows
     limits = _limits(both)
@@ -57,20 +66,58 @@ def continuum(
         _draw_gains(upper, theirs, limits, all_rows=both, filled=False)
     _shade(upper, limits, named=True)
     _shade(strip, limits, named=False)
+    for ax in lanes:
+        _shade(ax, limits, named=False)
+        _lanes(ax, crossings, colours(both["objective"]))
     upper.set_ylabel(f"score gain over {REFERENCE.upper()}")
     upper.tick_params(axis="x", length=0, labelbottom=False)
-    _strip(strip, rows, markers, limits)
+    _strip(strip, rows, markers, limits, named)
     _logit_axis(strip, limits)
     of_what = "as the paper reports it" if _of_the_paper(rows) else PRIOR_NAMES[prior]
     strip.set_xlabel(f"prior strength: mean p of the target tokens under the base model, {of_what} (logit scale)")
     unit = "questions" if (rows["prior_questions"] > 0).all() else "sequences"
-    more = "Strip: task and prior strength, with its 95 % bootstrap interval where wider than the mark, over "
+    what = "task and prior strength" if named else "prior strength of each point (too many to name: means.csv)"
+    more = f"Strip: {what}, with its 95 % bootstrap interval where wider than the mark, over "
     more += f"{_range(rows[f'prior_{unit}'])} training {unit}."
     if rows["prior_low"].isna().all():
-        more = "Strip: task and prior strength, which have no interval."
-    more += _told(rows, theirs)
-    finish(figure, 3.6 + strip_inches, _handles(rows, formulas, markers), _caption(rows, more), gap=0.0)
+        more = f"Strip: {what}, without an interval."
+    more += _crossings_told(crossings) + _told(rows, theirs)
+    finish(figure, 3.6 + lanes_inches + strip_inches, _handles(rows, formulas, markers), _caption(rows, more), gap=0.0)
     return figure
+
+
+def _crossings(rows: pd.DataFrame) -> dict[str, Crossover]:
+    """The crossover of each objective that has one."""
+    decoding = str(rows["decoding"].iloc[0])
+    found = {name: crossover(rows, name, decoding) for name in in_order(rows["objective"])}
+    return {name: one for name, one in found.items() if not math.isnan(one.prior)}
+
+
+def _lanes(ax: Axes, crossings: dict[str, Crossover], palette: dict[str, str]) -> None:
+    """A line from end to end of each interval, a diamond at its estimate."""
+    for i, (name, one) in enumerate(crossings.items()):
+        low, prior, high = logit(np.array([one.low, one.prior, one.high]))
+        ax.plot([low, high], [i, i], color=palette[name], linewidth=2.0, solid_capstyle="butt", zorder=3)
+        ax.plot([prior], [i], marker="D", color=palette[name], markersize=4.6, markeredgecolor="white",
+                markeredgewidth=0.5, zorder=4)  # fmt: skip
+    ax.set_ylim(len(crossings) - 0.3, -0.7)
+    ax.set_yticks([])
+    ax.tick_params(axis="x", length=0, labelbottom=False)
+    ax.set_ylabel("crossover", rotation=0, ha="right", va="center", fontsize=7)
+
+
+def _crossings_told(crossings: dict[str, Crossover]) -> str:
+    if not crossings:
+        return ""
+    each = [
+        f"{plain(name)} {number(one.prior)} [{number(one.low)}, {number(one.high)}] (n = {one.settings})"
+        for name, one in crossings.items()
+    ]
+    more = f" and {len(each) - _TOLD} more" if len(each) > _TOLD else ""
+    text = " Crossover: the prior strength where a gain that does not fall goes through zero, "
+    return (
+        f"{text}{', '.join(each[:_TOLD])}{more}; with its 95 % interval and the number of pairs of backbone and task."
+    )
 
 
 def _reported_at(rows: pd.DataFrame, reported: pd.DataFrame | None) -> pd.DataFrame:
@@ -212,11 +259,20 @@ def _draw_gains(
             some["x"], some["gain"], yerr=np.maximum(bars, 0), color=colour, marker=str(marker), linestyle="",
             markersize=size, elinewidth=1.0, capsize=1.6, capthick=0.8, zorder=4, **edge,
         )  # fmt: skip
+        if len(seeds := some[over_seeds(some)]):
+            ax.vlines(seeds["x"], seeds["gain_seeds_low"], seeds["gain_seeds_high"], color=colour, linewidth=0.6,
+                      alpha=0.5, zorder=3)  # fmt: skip
     ends = whole[["gain", "gain_low", "gain_high"]].to_numpy(float)
     margin = 0.06 * max(float(np.nanmax(ends) - np.nanmin(ends)), 0.1)
     ax.set_ylim(min(float(np.nanmin(ends)), -0.05) - margin, max(float(np.nanmax(ends)), 0.05) + margin)
     ax.set_xlim(*limits)
     return markers
+
+
+def over_seeds(rows: pd.DataFrame) -> pd.Series:
+    """Which rows have an interval over seeds, which is drawn besides that over questions."""
+    none = pd.Series(False, rows.index)
+    return rows["gain_seeds_low"].notna() & (rows["seeds"] > 1) if "gain_seeds_low" in rows else none
 
 
 def _shade(ax: Axes, limits: tuple[float, float], named: bool) -> None:
@@ -237,18 +293,19 @@ def _logit_axis(ax: Axes, limits: tuple[float, float], sparse: bool = False) -> 
     ax.set_xticks(logit(np.array(ticks)), [f"{t:g}".removeprefix("0") for t in ticks])
 
 
-def _strip(ax: Axes, rows: pd.DataFrame, markers: dict[str, str], limits: tuple[float, float]) -> None:
+def _strip(ax: Axes, rows: pd.DataFrame, markers: dict[str, str], limits: tuple[float, float], named: bool) -> None:
     points = rows.drop_duplicates("point").sort_values("prior")
     x_N = _beside(points, 0.045 * (limits[1] - limits[0]))
     order = np.argsort(x_N, kind="stable")
     points, x_N = points.iloc[order], x_N[order]
+    level = 0.86 if named else 0.5
     places = apart(x_N, 0.052 * (limits[1] - limits[0]))
     for x, place, row in zip(x_N, places, points.to_dict("records"), strict=True):
         low, high = logit(np.array([row["prior_low"], row["prior_high"]]))
-        ax.plot([low, high], [0.86, 0.86], color="#333333", linewidth=1.1, solid_capstyle="butt", zorder=3)
+        ax.plot([low, high], [level, level], color="#333333", linewidth=1.1, solid_capstyle="butt", zorder=3)
         ax.plot(
             [x],
-            [0.86],
+            [level],
             marker=markers[row["point"]],
             color="#333333",
             markersize=4.2,
@@ -256,6 +313,8 @@ def _strip(ax: Axes, rows: pd.DataFrame, markers: dict[str, str], limits: tuple[
             markeredgewidth=0.4,
             zorder=4,
         )
+        if not named:
+            continue
         ax.plot([x, place], [0.74, 0.6], color="#888888", linewidth=0.5, zorder=2)
         ax.text(
             place,
@@ -309,6 +368,8 @@ def _of_the_paper(rows: pd.DataFrame) -> bool:
 
 def _caption(rows: pd.DataFrame, more: str) -> str:
     bars = f"Bars: 95 % interval of the difference paired by question{averaged(rows)}. "
+    if over_seeds(rows).any():
+        bars += "Thin lines: 95 % interval of the mean over seeds (cut where it leaves the panel). "
     unknown = int(rows["gain_low"].isna().sum())
     if unknown:
         which = f"The gains{averaged(rows)}" if unknown == len(rows) else f"{unknown} of {len(rows)} gains"

@@ -53,7 +53,7 @@ def _draw_runs(ax: Axes, rows: pd.DataFrame, key: str, palette: dict[str, str]) 
         if len(run) <= _FEW:  # so few steps are hardly a line
             look |= {"marker": "o", "markersize": 3.6, "markeredgecolor": "white", "markeredgewidth": 0.3}
         ax.plot(run["step"], run[key], **look)
-    ax.grid(color="#e6e6e6", linewidth=0.5)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
     ax.set_axisbelow(True)
 
 
@@ -81,11 +81,14 @@ def curves(
             ax.set_ylabel(name, fontsize=7)
         first = mine.iloc[0]
         head = f"{plain(point)} ({number(float(first['prior']))} {first['region']})"
-        axes[i, 0].set_title(head, loc="left", fontsize=7, pad=3)
+        axes[i, 0].set_title(head, loc="left", fontsize=7, pad=3, y=1.0)
     for ax in axes[-1]:
         ax.set_xlabel("optimiser step", fontsize=7.5)
+    for ax in axes[:-1].flat:
+        ax.xaxis.set_visible(False)
     for ax in axes[:, 1:].flat:
         ax.set_ylim(-0.04, 1.06)
+        ax.set_yticks((0, 0.5, 1))
     handles = objective_handles(list(rows["objective"]), palette, formulas)
     finish(figure, 0.95 * len(points) + 0.3, handles, _caption(rows, variant, prior, lacking))
     return figure

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.benchmarks import PRIMARY, by_place
 from analysis.statistics.continuum import Prior, gains
+from analysis.statistics.seeds import decisive
 
 Key = tuple[str, str, str, str]  # backbone, domain, variant, decoding
 
@@ -71,7 +72,7 @@ def _against_the_best(results: Results, tops: dict[Key, str], prior: Prior) -> p
         mine = {key for key, name in tops.items() if name == top}
         some = cells[place_of.isin({key[:3] for key in mine})]
         table = gains(dataclasses.replace(results, cells=some), prior, reference=top)
-        table = by_place(table, cells)
+        table = decisive(by_place(table, cells))
         if len(table):
             keep = [key in mine for key in table[[*PLACE, "decoding"]].itertuples(index=False, name=None)]
             tables.append(table[keep])

@@ -8,9 +8,10 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
-from analysis.figures.style import COLOURS, MARKERS, in_order, legend_text, natural, plain
+from analysis.figures.style import MARKERS, in_order, legend_text, natural, plain
 from analysis.sources.table import PLACE, Prior
 from analysis.tables.results import number
 
@@ -59,10 +60,13 @@ def prior_of(cells: pd.DataFrame, prior: Prior) -> tuple[float, float, float]:
     """Prior strength of a place with its interval: where seeds have backbones of their own the mean, ends likewise, as
     in `continuum.means`; nan where it is not known.
     """
-    names = [f"prior_{prior}", f"prior_{prior}_low", f"prior_{prior}_high"]
-    own = cells[cells[names[0]].notna()].drop_duplicates("prior")
-    value, low, high = (float(own[name].mean()) for name in names)
-    return value, low, high
+    columns = (cells[f"prior_{prior}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+    own: dict[str, tuple[float, float, float]] = {}
+    for job, *values in zip(cells["prior"], *columns, strict=True):
+        if not math.isnan(values[0]):
+            own.setdefault(job, (values[0], values[1], values[2]))
+    value, low, high = np.mean(list(own.values()), axis=0) if own else (math.nan,) * 3
+    return float(value), float(low), float(high)
 
 
 def domains(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -89,7 +93,7 @@ def title(ax: Axes, name: str, wide: int = 38) -> None:
     """A panel's name, broken into lines of at most `wide` characters; what stands in brackets stays together."""
     together = re.sub(r"\([^)]*\)", lambda found: found[0].replace(" ", "\u00a0"), name)
     lines = textwrap.wrap(together, wide) or [""]
-    ax.set_title(plain("\n".join(lines)), fontsize=7, pad=3)
+    ax.set_title(plain("\n".join(lines)), fontsize=7, pad=3, y=1.0)  # y told: not sought again at each drawing
 
 
 def strength(place: dict[str, Any]) -> str:
@@ -162,6 +166,11 @@ def finish(figure: Figure, body: float, handles: Sequence[Any], text: str, gap: 
     # Laid out once here, not again for each format.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            if axis.label.get_text():
+                where = axis.label.get_transform().transform(axis.label.get_position())
+                axis.set_label_coords(*ax.transAxes.inverted().transform(where))
 
 
 def _groups(handles: Sequence[Any]) -> list[list[Any]]:
@@ -234,8 +243,3 @@ def by_page(rows: pd.DataFrame, most: int = PANELS) -> Iterator[tuple[str, pd.Da
 def spread(count: int) -> float:
     """Width of a bar of `count` side by side, the slots being 1 apart."""
     return 0.84 if count > 1 else 0.4
-
-
-def reference_colour(objective: str) -> str:
-    """The colour of a catalogue's objective, grey for others."""
-    return COLOURS.get(objective, GREY)

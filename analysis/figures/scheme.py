@@ -177,6 +177,7 @@ def _caption(rows: pd.DataFrame, prior: Prior) -> str:
         f"{decoding_name(rows)}; {counts(rows)}. Above: the expectation, not a measurement. Below: each point at its "
         f"prior strength (line and brackets: 95 % bootstrap interval over {trained}). In colour: the trained objective "
         f"with the highest mean score{averaged(rows)}, where the 95 % interval of its difference to every other one, "
-        "paired by question, is above zero (not corrected for several comparisons); grey: not so, and to the right the "
+        "paired by question and over seeds where there are several, is above zero (not corrected for several "
+        "comparisons); grey: not so, and to the right the "
         f"objectives whose difference to the highest includes zero.{missing(rows)}{left_out(rows)}"
     )

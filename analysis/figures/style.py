@@ -42,8 +42,11 @@ MARKERS = {
     "D": "diamond",
     "v": "triangle-down",
     "P": "cross",
-    # Vega has no such mark: a path in a square from -1 to 1.
+    "<": "triangle-left",
+    ">": "triangle-right",
+    # Vega has no such marks: paths in a square from -1 to 1.
     "X": "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z",
+    "p": "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z",
 }
 REGION_SHADES = {"MW": "#f6ead9", "MI": "#f4f4f4", "MS": "#dfeaf4"}
 

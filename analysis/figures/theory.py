@@ -44,7 +44,7 @@ def theory_figures(results: Results | None = None) -> Iterator[tuple[str, Figure
     yield "theory-trade-places", trade_places()
     yield "theory-risk-over-time", risk_over_time()
     if results is not None:
-        yield "theory-lab-noise", lab_noise_beside(results)
+        yield "theory-lab-noise", lab_noise_beside(noise_gains(results))
 
 
 # --- gradient shapes --------------------------------------------------------------------------------------------
@@ -215,10 +215,11 @@ def noise_gains(results: Results, objective: str = "p") -> pd.DataFrame:
     return table[table["point"].isin(ends)].assign(end=lambda rows: rows["point"].map(ends)).reset_index(drop=True)
 
 
-def lab_noise_beside(results: Results, objective: str = "p") -> Figure:
+def lab_noise_beside(rows: pd.DataFrame, objective: str = "p") -> Figure:
     """The map of the theory, and what a sweep over label noise measured at both ends: gain over NLL against noise rate.
 
-    Noise runs to the right and prior strength upwards in both. What is missing is named below it.
+    rows: `noise_gains` of the same objective. Noise runs to the right and prior strength upwards in both. What is
+    missing is named below it.
 
     Raises ConfigError for an objective that is none of the main ones.
     """
@@ -226,7 +227,6 @@ def lab_noise_beside(results: Results, objective: str = "p") -> Figure:
 
     if objective not in MAIN or objective == REFERENCE:
         raise ConfigError("objective", objective, one_of([name for name in MAIN if name != REFERENCE], objective))
-    rows = noise_gains(results, objective)
     figure = Figure(figsize=(7.2, 4.7))
     grid = figure.add_gridspec(2, 2, width_ratios=[1, 1.25], wspace=0.32, hspace=0.34)
     left = figure.add_subplot(grid[:, 0])
