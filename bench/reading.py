@@ -4,8 +4,9 @@
 
 Makes a run root as a finished sweep leaves it: 10 objectives (base is one) x 10 backbones x 10 domains of 10 benchmarks
 each, so 10,000 evaluations, 900 trainings, 100 priors, 10 pretrainings. Every part is then timed in a process of its
-own; its memory is the highest sum of the proportional set sizes of it and its children, looked at every tenth of a
-second. --write: the table goes to bench/results/reading.md too.
+own, and done once more to see its memory: the highest sum of the proportional set sizes of it and its children, looked
+at every tenth of a second (which slows a process of a gigabyte by a third, so that time is not taken then).
+--write: the table goes to bench/results/reading.md too.
 """
 
 from __future__ import annotations
@@ -257,22 +258,29 @@ def measure(root: Path, out: Path, parts: Sequence[str]) -> list[str]:
     for name, before, timed in PARTS:
         if parts and not any(part in name for part in parts):
             continue
-        if name == "load, no cache":
-            shutil.rmtree(root / "cache", ignore_errors=True)
-        if name == "load, one record changed":
-            _touch_one(root)
         code = _CHILD.format(before=before, timed=timed)
         command = [sys.executable, "-c", code, str(root), str(out)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-        child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        memory = _peak_gib(child)
-        told, errors = child.communicate()
-        if child.returncode:
-            raise SystemExit(f"{name}: {errors}")
-        wall, cpu = map(float, told.split()[-2:])
+        wall, cpu, _ = _run(name, command, root, look=False)
+        *_, memory = _run(name, command, root, look=True)
         lines.append(f"| {name} | {wall:.1f} | {cpu:.1f} | {memory:.2f} |")
         print(lines[-1], flush=True)
     return lines
+
+
+def _run(name: str, command: list[str], root: Path, look: bool) -> tuple[float, float, float]:
+    """Seconds, processor seconds and, if `look`, memory in GiB of one part, its state of the cache made before."""
+    if name == "load, no cache":
+        shutil.rmtree(root / "cache", ignore_errors=True)
+    if name == "load, one record changed":
+        _touch_one(root)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    memory = _peak_gib(child) if look else 0.0
+    told, errors = child.communicate()
+    if child.returncode:
+        raise SystemExit(f"{name}: {errors}")
+    wall, cpu = map(float, told.split()[-2:])
+    return wall, cpu, memory
 
 
 def _peak_gib(process: subprocess.Popen[str]) -> float:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -137,6 +138,38 @@ def test_a_load_with_the_cache_equals_one_without_it_whatever_happened_to_the_st
                 name = data.draw(st.sampled_from(sorted(CHANGES)))
                 CHANGES[name](Layout(root).job(data.draw(st.sampled_from(done)).id).folder)
         assert_same(load(root, every_launch=True), uncached(root))
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A store in which all of CHANGES have happened, each to an evaluation of its own; one cell is not done."""
+    cells = lab_cells(objectives=(*OBJECTIVES, "p10", "logp_above"), points=(*POINTS, ("lab-b", "add")), questions=5)
+    builder = StoreBuilder(tmp_path, questions=5, sequences=8, steps=20)
+    for one, _ in cells[:-1]:
+        builder.finish(one)
+    builder.launch(cells)
+    for (one, _), change in zip(cells[1:], CHANGES.values(), strict=False):
+        change(Layout(tmp_path).job(one.evaluate.id).folder)
+    assert len(cells) > len(CHANGES) + 2
+    return tmp_path
+
+
+def test_small_files_that_other_processes_read_are_the_same(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = uncached(damaged)
+    assert len(here.problems) > 4
+    monkeypatch.setattr("analysis.sources.table._MANY", 1)
+    assert_same(uncached(damaged), here)
+    assert_same(load(damaged, every_launch=True), here)
+    assert_same(load(damaged, every_launch=True), here)  # from what the load above kept
+
+
+def test_where_no_process_can_be_started_small_files_are_read_all_the_same(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = uncached(damaged)
+    monkeypatch.setattr("analysis.sources.table._MANY", 1)
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert_same(uncached(damaged), here)
 
 
 def read_safely(root: Path, job_id: str) -> bool:

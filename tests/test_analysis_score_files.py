@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from analysis.sources import score_files
 from analysis.sources.parse import Wanted, parse, slowly
 from analysis.sources.score_files import ScoreFiles
+from analysis.workers import Workers
 from bll_sweeps.errors import StoreError
 
 Rows = list[dict[str, object]]
@@ -58,56 +60,51 @@ def check(files: ScoreFiles, many: list[Wanted]) -> None:
 
 
 def test_processes_find_what_this_one_finds_and_end_with_it(many: list[Wanted]) -> None:
-    files = ScoreFiles()
-    asked(files, many)
-    check(files, many)
-    assert files._children is not None
-    children = list(files._children._all)
-    assert children
-    files.close()
-    assert all(child.returncode is not None for child in children)
+    with Workers(2) as workers:
+        files = ScoreFiles(workers)
+        asked(files, many)
+        check(files, many)
+        assert len(workers.pids) == 2
 
 
 def test_a_few_files_start_no_process(tmp_path: Path) -> None:
-    files = ScoreFiles()
-    few = [wanted(tmp_path / "a.jsonl", plain())]
-    asked(files, few)
-    check(files, few)
-    assert files._children is None
+    with Workers(2) as workers:
+        files = ScoreFiles(workers)
+        few = [wanted(tmp_path / "a.jsonl", plain())]
+        asked(files, few)
+        check(files, few)
+        assert workers.pids == []
 
 
 def test_files_of_a_process_that_was_killed_are_parsed_all_the_same(
     many: list[Wanted], caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = ScoreFiles()
-    asked(files, many[:20])
-    check(files, many[:20])
-    assert files._children is not None
-    for child in files._children._all:
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    with caplog.at_level("INFO", logger="bll"):
+    with Workers(2) as workers, caplog.at_level("INFO", logger="bll"):
+        files = ScoreFiles(workers)
+        asked(files, many[:20])
+        check(files, many[:20])
+        for pid in workers.pids:
+            os.kill(pid, signal.SIGKILL)
         asked(files, many[20:])
         check(files, many[20:])
-        files.close()
-    assert "parsed by this one" in caplog.text
+    assert "; this one parses " in caplog.text
 
 
 def test_where_no_process_can_be_started_files_are_parsed_all_the_same(
     many: list[Wanted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_files.sys, "executable", "/no/such/python")
-    files = ScoreFiles()
-    asked(files, many)
-    check(files, many)
-    files.close()
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with Workers(2) as workers:
+        files = ScoreFiles(workers)
+        asked(files, many)
+        check(files, many)
 
 
 def test_the_same_questions_are_one_object(many: list[Wanted]) -> None:
-    files = ScoreFiles()
-    asked(files, many)
-    blocks = [files.get(one.path) for one in many]
-    files.close()
+    with Workers(2) as workers:
+        files = ScoreFiles(workers)
+        asked(files, many)
+        blocks = [files.get(one.path) for one in many]
     assert len({id(found["sampled"].question) for found in blocks if found is not None}) == 3
 
 

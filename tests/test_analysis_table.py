@@ -653,3 +653,50 @@ def test_a_prior_that_is_missing_or_damaged_says_why(tmp_path: Path) -> None:
         priors["why"].tolist()
         == [f"{first.id} is not done (it was started)"] * 2 + [f"{second.id} has damaged outputs"] * 2
     )
+
+
+# --- what a user gets wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=5)
+    (tmp_path / "file").write_text("")
+    for source in (str(tmp_path / "runs"), "paper"):
+        assert main(["--source", source, "--out", str(tmp_path / "file")]) == 2
+        assert f"error: --out={tmp_path / 'file'} cannot be made a folder" in capsys.readouterr().err
+
+
+def test_a_run_root_may_be_called_as_the_source_of_the_papers_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab_store(tmp_path / "paper", objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=5)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--source", "./paper", "--sweep", "lab", "--claims"]) == 0
+    assert "claim (strong end)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--prior", "as_trained"], ["--no-overlay"], ["--every-launch"]])
+def test_options_of_sweeps_do_not_go_with_the_papers_numbers(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--source", "paper", "--out", str(tmp_path / "out"), *option]) == 2
+    assert "is of sweeps; --source paper has none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_launch_and_every_launch_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--launch", "1", "--every-launch", "--claims"])
+    assert "not allowed with argument --launch" in capsys.readouterr().err
+
+
+def test_a_manifest_cannot_name_a_job_outside_the_store(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll", "p"), points=(("lab-a", "rot"),), questions=5)
+    path = Layout(tmp_path).sweep("lab").manifest(1)
+    manifest = json.loads(path.read_text())
+    manifest["cells"][0]["jobs"]["train"] = "../../../outside"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"launch\.1\.json names '../../../outside', which is no id of a job"):
+        load(tmp_path)
+    with pytest.raises(StoreError, match="is no id of a job"):
+        Layout(tmp_path).job("../outside")

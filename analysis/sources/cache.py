@@ -1,14 +1,10 @@
 """What a load of a sweep read, kept as Parquet, so that the next one need not read the records again.
 
 A snapshot is a folder `<root>/cache/analysis/<sweep>/<key>/` of Parquet files and meta.json. Its key is a digest of
-everything its tables follow from: the manifests and, of every job that they name, the stamps (below) of the files that
-a result can follow from; the root's path, which problems name; the code of the sources and the versions of the
+everything its tables follow from: the manifests and, of every job that they name, the stamp of the files that a result
+can follow from (stamps.py); the root's path, which problems name; the code of the sources and the versions of the
 libraries. So a snapshot is never out of date, it is only not found. Where it is not found, the latest one still serves
 for the jobs whose stamps are the same: only the others are read.
-
-A stamp is a file's size, inode, and times of modification and change, to the nanosecond. The digests of outputs are
-checked when a job is first read; a later load does not read an output again whose stamp is the same, so it does not see
-bytes that a failing disk changed under an unchanged stamp (remove cache/ to have all checked again).
 
 A snapshot is written aside and renamed, so that several processes at once leave a whole one; files whose digests differ
 from meta.json's, or that are gone, make it as if it were not there. Where nothing can be written, nothing is kept.
@@ -22,7 +18,6 @@ import logging
 import os
 import secrets
 import shutil
-import stat
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -40,56 +35,6 @@ SNAPSHOTS = 3  # kept of a sweep: of its last launch, of all of them ..
 _META = "meta.json"
 # What the tables are made by; a change of it is another key.
 _CODE = ("analysis/sources", "analysis/statistics/intervals.py", "bll_sweeps/store", "bll_sweeps/grid/axes")
-
-
-# --- stamps -----------------------------------------------------------------------------------------------------------
-
-
-def job_stamp(folder: Path) -> str:
-    """Changes with every file of a job that a result can follow from: spec, DONE, the files of the attempt that it
-    points to, later scores, and of an unfinished job its attempts and their failures.
-    """
-    found: list[str] = []
-    try:
-        with os.scandir(folder) as entries:
-            names = {entry.name: entry for entry in entries}
-    except OSError:
-        return "absent"
-    attempts = sorted(name for name in names if name.startswith("attempt."))
-    found += attempts
-    for name in ("spec.json", "DONE"):
-        if name in names:
-            found.append(_stamp(name, names[name].stat(follow_symlinks=False)))
-    if "DONE" not in names:
-        found += [_path_stamp(folder / name / "failure.json") for name in attempts]
-    elif names["DONE"].is_symlink():
-        target = os.readlink(names["DONE"].path)  # noqa: PTH115 - as it stands, also where it leads nowhere
-        found += [target, *_files(folder / Path(target).parent)]
-    else:  # a copy that followed links: which attempt it is, only the contents tell
-        found += [stamp for name in attempts for stamp in _files(folder / name)]
-    if "scores" in names:
-        found += _files(folder / "scores")
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:32]
-
-
-def _files(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(_stamp(entry.name, entry.stat()) for entry in entries)
-    except OSError:
-        return [f"{folder.name} absent"]
-
-
-def _path_stamp(path: Path) -> str:
-    try:
-        return _stamp(path.name, path.stat())
-    except OSError:
-        return f"{path.name} absent"
-
-
-def _stamp(name: str, of: os.stat_result) -> str:
-    size = 0 if stat.S_ISDIR(of.st_mode) else of.st_size
-    return f"{name} {size} {of.st_ino} {of.st_mtime_ns} {of.st_ctime_ns}"
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.store.layout import Layout, SweepFiles
 from bll_sweeps.store.records import read_json
 
+_JOB = re.compile("[a-z]+-[0-9a-f]{16}")
 AXES = ("objective", "backbone", "domain", "benchmark", "recipe", "seed")
 # Overrides that say how and where a cell runs make no other variant of it, nor does the choice of an axis.
 _PLACES = {"sweep", "execution", "tracker", "paths", "hydra"}
@@ -71,6 +73,9 @@ def read_manifests(
                 f"{files.manifest(number)} is not a manifest; `bll launch sweep={files.name}` writes a new one"
             )
         check_version(files.manifest(number), manifest)
+        for job in jobs_of([manifest]):
+            if not _JOB.fullmatch(job):
+                raise StoreError(f"{files.manifest(number)} names {job!r}, which is no id of a job (<kind>-<16 hex>)")
     return manifests, [files.manifest(number) for number in wanted]
 
 

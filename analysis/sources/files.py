@@ -1,5 +1,5 @@
-"""The small files of jobs (spec, record, provenance, summaries of later scores), each read once: from the disk, or for
-jobs that have not changed since, from what the cache kept of them.
+"""The small files of jobs (spec, record, provenance, summaries of later scores), each read once: from the disk, of many
+jobs by other processes ahead of their use; or for jobs that have not changed since, from what the cache kept of them.
 
 Neither specs nor records name a version of their format: a job's id holds the version of its kind (grid/cell.py), what
 they tell beyond what is asked of them is passed over, and what they lack is named. Where one does name a version, it is
@@ -8,21 +8,34 @@ from a later bll-sweeps than this one and not used.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from analysis.sources.stamps import job_stamp
+from analysis.workers import WorkerEndedError, Workers
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import Record, as_record, done_attempt, is_done
 
+log = logging.getLogger("bll")
+
 VERSION = 1  # of specs, records and manifests
 _DONE = "DONE"  # in `texts`: the name of the attempt that it points to
+_BATCH = 250  # jobs
 Texts = dict[str, dict[str, str]]  # job -> file name within its folder -> text
+
+
+class _Batch(NamedTuple):
+    names: list[str]
+    future: Future[list[tuple[str, dict[str, str] | None]]]
 
 
 def check_version(path: Path, data: Any) -> None:
@@ -43,6 +56,40 @@ class Files:
         self.texts: Texts = {}
         self._kept = kept
         self._jobs: dict[str, JobFiles] = {}
+        self._coming: dict[str, _Batch] = {}  # asked of workers
+        self._fetched: set[str] = set()  # jobs of which `texts` has every small file
+        self._stamps: dict[str, str] = {}
+
+    def fetch(self, job_ids: Sequence[str], workers: Workers) -> None:
+        """Has the small files of these jobs read by workers, and their stamps taken before."""
+        top = f"{self.layout.root}/jobs"
+        for i in range(0, len(job_ids), _BATCH):
+            names = list(job_ids[i : i + _BATCH])
+            batch = _Batch(names, workers.submit(read_finished, [f"{top}/{name}" for name in names]))
+            self._coming |= dict.fromkeys(names, batch)
+
+    def stamp(self, job_id: str) -> str:
+        """The job's stamp (stamps.py), taken before any of its files was read by `fetch`, or now."""
+        self._arrived(job_id)
+        return self._stamps.get(job_id) or job_stamp(self.job(job_id).folder)
+
+    def _arrived(self, job_id: str) -> None:
+        """Takes in the answer that has this job, if one is on its way."""
+        batch = self._coming.get(job_id)
+        if batch is None:
+            return
+        for name in batch.names:
+            del self._coming[name]
+        try:
+            answers = batch.future.result()
+        except WorkerEndedError as ended:
+            log.info("a process that read records ended (%s); they are read by this one", ended)
+            return
+        for name, (stamp, texts) in zip(batch.names, answers, strict=True):
+            self._stamps[name] = stamp
+            if texts is not None:
+                self.texts[name] = texts
+                self._fetched.add(name)
 
     def job(self, job_id: str) -> JobFiles:
         """As Layout.job; made once, since paths take longer to make than files to open."""
@@ -59,8 +106,9 @@ class Files:
         if job_id in self._kept:
             self.texts[job_id] = self._kept[job_id]
             return self._kept[job_id].get(name)
+        self._arrived(job_id)
         known = self.texts.setdefault(job_id, {})
-        if name not in known:
+        if name not in known and job_id not in self._fetched:
             try:
                 known[name] = _read(f"{self.job(job_id).folder}/{name}").decode()
             except FileNotFoundError:
@@ -68,7 +116,7 @@ class Files:
             except UnicodeDecodeError as error:
                 path = self.job(job_id).folder / name
                 raise StoreError(f"{path} is corrupt ({error}); `bll retry` runs its job again") from None
-        return known[name]
+        return known.get(name)
 
     def json(self, job_id: str, name: str) -> Any:
         """What the file holds, None if it is not there; StoreError for one that is not whole or of another version."""
@@ -87,7 +135,7 @@ class Files:
     def record(self, job_id: str) -> Record | None:
         """As store.records.read_record."""
         job = self.job(job_id)
-        name = self._kept.get(job_id, {}).get(_DONE)
+        name = self.text(job_id, _DONE) if self._whole(job_id) else None
         if name is None:
             name = self._done(job)
             if not name:
@@ -112,10 +160,38 @@ class Files:
     def later_scores(self, job_id: str) -> list[Path]:
         """As JobFiles.later_scores; of a finished job only."""
         job = self.job(job_id)
-        if job_id not in self._kept:
+        if not self._whole(job_id):
             return job.later_scores() if os.path.lexists(f"{job.folder}/scores") else []
-        names = sorted(name for name in self._kept[job_id] if name.startswith("scores/"))
-        return [job.folder / name for name in names]
+        texts = self._kept.get(job_id) or self.texts[job_id]
+        return [job.folder / name for name in sorted(texts) if name.startswith("scores/")]
+
+    def _whole(self, job_id: str) -> bool:
+        """Whether all small files of the job are known, so that what is not among them is not there."""
+        self._arrived(job_id)
+        return job_id in self._kept or job_id in self._fetched
+
+
+def read_finished(folders: Sequence[str]) -> list[tuple[str, dict[str, str] | None]]:
+    """The stamp of each job's folder, taken first, and all its small files; None in place of these for a job that is
+    not done or has a file that cannot be read, which its reader is to find out.
+    """
+    return [(job_stamp(Path(folder)), _small_files(folder)) for folder in folders]
+
+
+def _small_files(folder: str) -> dict[str, str] | None:
+    try:
+        target = os.readlink(f"{folder}/{_DONE}")  # noqa: PTH115 - as in _done
+        attempt = target.rpartition("/")[0] or target
+        names = ["spec.json", *(f"{attempt}/{name}" for name in ("record.json", "attempt.json", "pruned.json"))]
+        if os.path.lexists(f"{folder}/scores"):
+            names += [f"scores/{name}" for name in sorted(os.listdir(f"{folder}/scores")) if name.endswith(".json")]  # noqa: PTH208
+        texts = {_DONE: attempt}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                texts[name] = _read(f"{folder}/{name}").decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return texts
 
 
 _READ = 1 << 16  # a buffer of more is mapped anew at each read

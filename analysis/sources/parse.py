@@ -1,4 +1,4 @@
-"""A file of an evaluation's scores -> arrays. It imports little, since the processes of score_files.py start with it.
+"""A file of an evaluation's scores -> arrays. It imports little, since workers start with it.
 
 A file is a row per question, {"question": .., <decoding>: [score in [0, 1] per sample], ..}; what else a row tells (the
 answers and how they were found) is not read. A file that the quick way does not take is left to `slowly`, whose errors
@@ -7,15 +7,11 @@ name what is wrong with it.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import json
-import pickle
-import signal
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +85,10 @@ def _decoder(decodings: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
 def _means(lists: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Lists of scores [N] -> their means, of exact sums, and lengths [N]."""
     samples = np.array([len(scores) for scores in lists], np.int32)
+    if len(set(map(len, lists))) == 1:  # whole numbers, such as right and wrong, have exact sums in any order
+        flat = np.fromiter(chain.from_iterable(lists), float, int(samples.sum()))
+        if (flat == np.floor(flat)).all():
+            return flat.reshape(len(lists), -1).sum(axis=1) / samples, samples
     return np.array([fsum(scores) for scores in lists]) / samples, samples
 
 
@@ -126,14 +126,3 @@ def slowly(path: Path, told: Told) -> Blocks:
         if problem := problem_of(out[decoding], metrics):
             raise StoreError(f"{path} ({decoding}) {problem}")
     return out
-
-
-def serve() -> None:
-    """Answers each pickled list of Wanted on stdin with the pickled `parse` of it on stdout, until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end closes stdin
-    gc.disable()  # rows hold no cycles
-    with contextlib.suppress(EOFError):
-        while True:
-            wanted = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent's
-            pickle.dump(parse(wanted), sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
-            sys.stdout.buffer.flush()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 
 from analysis.sources.files import Files
 from analysis.sources.parse import Block, Told, Wanted, slowly
+from analysis.sources.row_files import arrow_table, json_rows
 from analysis.sources.score_files import ScoreFiles
 from analysis.sources.scores import Key
+from analysis.workers import Workers
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import Record, file_sha256, is_done, read_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
 
@@ -49,33 +52,35 @@ _TABLES = {"prior": "sequences.jsonl", "train": "metrics.jsonl", "pretrain": "me
 
 
 class Reader:
-    """One store, read once: every answer is remembered, every problem is told once. `close` ends its processes.
+    """One store, read once: every answer is remembered, every problem is told once.
 
-    damaged: the jobs with problems, of which nothing is kept.
+    workers: read what `read_ahead` names. damaged: the jobs with problems, of which nothing is kept.
     """
 
-    def __init__(self, layout: Layout, kept: Kept | None = None):
+    def __init__(self, layout: Layout, kept: Kept | None = None, workers: Workers | None = None):
         self.layout = layout
         self.kept = kept or Kept()
         self.files = Files(layout, self.kept.texts)
         self.problems: list[str] = []
         self.damaged: set[str] = set()
         self._known: dict[tuple[str, str], Any] = {}
-        self._scores = ScoreFiles()
+        self._workers, self._scores = workers, ScoreFiles(workers)
 
-    def close(self) -> None:
-        self._scores.close()
-
-    def read_ahead(self, job_ids: Iterable[str]) -> None:
-        """Has the scores of these jobs read and parsed while the caller goes on.
+    def read_ahead(self, job_ids: Iterable[str], fetch: bool = False) -> None:
+        """Has the scores of these jobs read and parsed while the caller goes on; their small files too, if `fetch`.
 
         By other processes: a thread that computes would hold up each of the many reads of small files by milliseconds.
         """
-        for job_id in dict.fromkeys(job_ids):
-            record = self.record(job_id) if job_id and not self.files.unchanged(job_id) else None
+        jobs = [job for job in dict.fromkeys(job_ids) if job]
+        if fetch and self._workers is not None:
+            self.files.fetch(jobs, self._workers)
+        for job_id in jobs:
+            if job_id.rpartition("-")[0] in _TABLES or self.files.unchanged(job_id):
+                continue
+            record = self.record(job_id)
             if record is None or self._pruned(record):
                 continue
-            for grader in self.graders(job_id) if job_id.rpartition("-")[0] not in _TABLES else ():
+            for grader in self.graders(job_id):
                 chosen = self._graded(job_id, grader)
                 if chosen is not None and (wanted := _wanted(record, chosen)) is not None:
                     self._scores.want(wanted)
@@ -247,6 +252,7 @@ class Reader:
             if record is None:
                 return None
             path, table = self._table(record)
+            table = table if isinstance(table, pd.DataFrame) else table.to_pandas()
             if self.files.unchanged(job_id):
                 return table
             for which, sums, tokens in PRIORS:
@@ -260,29 +266,28 @@ class Reader:
 
         return self.once("sequences", job_id, read)
 
-    def metrics(self, job_id: str) -> pd.DataFrame | None:
-        """Train or pretrain job: the training curve; the value of the loss is in `loss`."""
+    def metrics(self, job_id: str) -> pd.DataFrame | pa.Table | None:
+        """Train or pretrain job: the training curve, as its file has it (row_files.Stack makes one table of many)."""
 
-        def read() -> pd.DataFrame | None:
+        def read() -> pd.DataFrame | pa.Table | None:
             record = self.record(job_id)
-            if record is None:
-                return None
-            # `objective` names the objective everywhere else in the tables.
-            return self._table(record)[1].rename(columns={"objective": "loss"})
+            return None if record is None else self._table(record)[1]
 
         return self.once("metrics", job_id, read)
 
-    def _table(self, record: Record) -> tuple[Path, pd.DataFrame]:
+    def _table(self, record: Record) -> tuple[Path, pd.DataFrame | pa.Table]:
         """A job's big table, as it was kept, or read now."""
         job_id = record.job.id
         name = _TABLES[job_id.rpartition("-")[0]]
-        table = self.kept.tables.get(job_id)
-        if table is None and name in record.outputs and not self._pruned(record):
+        path, table = record.attempt.output(name), self.kept.tables.get(job_id)
+        if table is not None:
+            return path, table
+        if name in record.outputs and not self._pruned(record):
             digest = record.outputs[name]
-            table = _rows_table(record.attempt.output(name), digest["bytes"], digest["sha256"])
-        if table is None:
-            table = pd.DataFrame(_rows(record.output(name).read_bytes()))
-        return record.attempt.output(name), table
+            found = arrow_table(path, digest["bytes"], digest["sha256"])
+            if found is not None:
+                return path, found
+        return path, pd.DataFrame(json_rows(record.output(name).read_bytes()))
 
     def provenance(self, job_id: str) -> dict[str, Any] | None:
         """attempt.json of the attempt that finished the job."""
@@ -340,33 +345,6 @@ def _wanted(record: Record, chosen: _Graded) -> Wanted | None:
     if digest is None:
         return None
     return Wanted(record.attempt.output(name), digest["bytes"], digest["sha256"], chosen.metrics)
-
-
-def _rows_table(path: Path, size: int, sha256: str) -> pd.DataFrame | None:
-    """A table of JSON lines as its digest says; None where the slow way has to say what is wrong with it."""
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
-        return None
-    try:
-        options = arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
-        table = arrow_json.read_json(pa.BufferReader(data), read_options=options)
-    except pa.ArrowException:
-        return None
-    plain = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
-    if not all(any(is_plain(kind) for is_plain in plain) for kind in table.schema.types):
-        return None  # such as texts that were taken for dates
-    return table.to_pandas()
-
-
-def _rows(data: bytes) -> list[dict[str, Any]]:
-    # One call for the whole file: three times faster than a call a line, and its digest has been checked.
-    return list(json.loads(f"[{','.join(data.decode().splitlines())}]"))
 
 
 def _failure(path: Path) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -25,12 +25,16 @@ from analysis.sources.limits import limits
 from analysis.sources.parse import Block
 from analysis.sources.priors import priors_table
 from analysis.sources.reading import Kept, Reader
+from analysis.sources.row_files import stacked
 from analysis.sources.rows import KINDS, Row, cell_rows, with_means
 from analysis.sources.scores import Key, Scores
+from analysis.sources.stamps import job_stamp
+from analysis.workers import Workers, cores
 from bll_sweeps.store.layout import Layout
 
 log = logging.getLogger("bll")
 
+_MANY = 1000  # jobs; of fewer the small files are read sooner than by processes that have to be started
 # A place on the continuum: prior strength is of the backbone and the domain's training set (in one variant of it).
 PLACE = ["backbone", "domain", "variant"]
 # Cells that agree on these are scored on the same questions, up to objective and seed: gains are taken within them.
@@ -105,21 +109,21 @@ def load(root: Path, sweep: str | None = None, launch: int | None = None, every_
     layout = Layout(root)
     files = find_sweep(layout, sweep)
     manifests, paths = read_manifests(files, launch, every_launch)
-    stamps = {job: cache.job_stamp(layout.job(job).folder) for job in jobs_of(manifests)}
-    key = cache.snapshot_key(layout, paths, stamps, every_launch)
-    found = cache.find(layout, files.name, key)
-    if found is not None:
-        try:
-            return _restored(found, root, files.name)
-        except cache.DamagedError as error:
-            log.info("the analysis reads records again: %s", error)
-    reader = Reader(layout, _kept(cache.latest(layout, files.name), stamps))
-    try:
-        with _no_collection():
-            results = _read(reader, root, files.name, manifests)
-            _keep(results, reader, key, stamps)
-    finally:
-        reader.close()
+    jobs, latest, kept, stamps = jobs_of(manifests), cache.latest(layout, files.name), Kept(), None
+    if latest is not None or len(jobs) < _MANY:
+        stamps = {job: job_stamp(layout.job(job).folder) for job in jobs}
+        found = cache.find(layout, files.name, cache.snapshot_key(layout, paths, stamps, every_launch))
+        if found is not None:
+            try:
+                return _restored(found, root, files.name)
+            except cache.DamagedError as error:
+                log.info("the analysis reads records again: %s", error)
+        kept = _kept(latest, stamps)
+    with Workers(cores()) as workers, _no_collection():
+        reader = Reader(layout, kept, workers)
+        results, kept_too = _read(reader, root, files.name, manifests, fetch=stamps is None)
+        stamps = stamps or {job: reader.files.stamp(job) for job in jobs}
+        _keep(results, reader, cache.snapshot_key(layout, paths, stamps, every_launch), stamps, kept_too)
     return results
 
 
@@ -135,20 +139,26 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read(reader: Reader, root: Path, sweep: str, manifests: list[dict[str, Any]]) -> Results:
+def _read(
+    reader: Reader, root: Path, sweep: str, manifests: list[dict[str, Any]], fetch: bool
+) -> tuple[Results, _KeptToo]:
+    """fetch: nothing is kept, all will be read."""
     cells, shared = distinct_cells(manifests)
-    reader.read_ahead(cell.job(kind) for kind in KINDS for cell in cells)
+    reader.read_ahead([cell.job(kind) for kind in reversed(KINDS) for cell in cells], fetch)
     spread_decodings(cells, reader)
+    ids = {kind: list(dict.fromkeys(cell.job(kind) for cell in cells if cell.job(kind))) for kind in KINDS}
+    # What needs no scores comes first, as these are still being parsed.
+    curves, curves_uniform = stacked([(job, reader.metrics(job)) for job in ids["train"]], "train")
+    curves = curves.rename(columns={"objective": "loss"})  # `objective` names the objective everywhere else
+    sequences, sequences_uniform = stacked([(job, reader.sequences(job)) for job in ids["prior"]], "prior")
+    provenance, formulas = _provenance([job for kind in ids.values() for job in kind], reader), _formulas(cells, reader)
+    texts = _texts(reader) if fetch else None
     every = _frame([row for cell in cells for row in cell_rows(cell, reader)])
     primary = every["primary_grader"].astype(bool)
     table = every[primary].reset_index(drop=True)
-    ids = {kind: _distinct(table[kind]) for kind in KINDS}
-    curves = _stack([(job, reader.metrics(job)) for job in ids["train"]], "train")
-    sequences = _stack([(job, reader.sequences(job)) for job in ids["prior"]], "prior")
     priors = priors_table(table, reader)
-    provenance, formulas = _provenance([job for kind in ids.values() for job in kind], reader), _formulas(cells, reader)
     scores = Scores.of(_blocks({(cell.job("evaluate"), cell.grader) for cell in cells}, reader))
-    return Results(
+    results = Results(
         root=root,
         sweep=sweep,
         launches=[{k: v for k, v in m.items() if k not in ("cells", "jobs")} for m in manifests],
@@ -163,6 +173,7 @@ def _read(reader: Reader, root: Path, sweep: str, manifests: list[dict[str, Any]
         shared=shared,
         priors=priors,
     )
+    return results, _KeptToo({"curves": curves_uniform, "sequences": sequences_uniform}, texts)
 
 
 # --- what is kept of a load -------------------------------------------------------------------------------------------
@@ -171,32 +182,38 @@ _FRAMES = ("cells", "curves", "sequences", "provenance", "other_graders", "prior
 _META = ("launches", "formulas", "problems", "shared")
 
 
-def _keep(results: Results, reader: Reader, key: str, stamps: dict[str, str]) -> None:
+class _KeptToo(NamedTuple):
+    """uniform: of which stacked tables each job's part comes out as it went in. texts: of all jobs, if all were read
+    before the scores.
+    """
+
+    uniform: dict[str, bool]
+    texts: pd.DataFrame | None
+
+
+def _texts(reader: Reader) -> pd.DataFrame:
+    """The small files that were read: job, name, text."""
+    rows = [(job, name, text) for job, texts in reader.files.texts.items() for name, text in texts.items()]
+    return pd.DataFrame(rows, columns=["job", "name", "text"], dtype="str")
+
+
+def _keep(results: Results, reader: Reader, key: str, stamps: dict[str, str], kept_too: _KeptToo) -> None:
     """Writes a snapshot. Of jobs without problems that are done it has all that the next load would read."""
     sound = [job for job in stamps if job in reader.files.texts and job not in reader.damaged]
     sound = [job for job in sound if reader.record(job) is not None]
-    texts = [(job, name, text) for job in sound for name, text in reader.files.texts[job].items()]
+    texts = _texts(reader) if kept_too.texts is None else kept_too.texts
+    if len(sound) < len(reader.files.texts):
+        texts = texts[texts["job"].isin(sound)].reset_index(drop=True)
     assert isinstance(results.scores, Scores)
     others = {(row["evaluate"], row["grader"]) for row in results.other_graders.to_dict("records")}
     beside = _blocks({(job, grader.rpartition("-v")[0]) for job, grader in others}, reader)
     tables = {name: getattr(results, name) for name in _FRAMES}
-    tables |= {"texts": pd.DataFrame(texts, columns=["job", "name", "text"], dtype="str")}
+    tables |= {"texts": texts}
     tables |= {"stamps": pd.DataFrame([(job, stamps[job]) for job in sound], columns=["job", "stamp"], dtype="str")}
     for stem, scores in (("", results.scores), ("other_", Scores.of(beside))):
         tables |= {f"{stem}{name}": table for name, table in scores.parts().items()}
     meta = {name: getattr(results, name) for name in _META}
-    # Tables of unlike columns do not come out of a common one as they went in.
-    uniform = {
-        "curves": _uniform(reader, results.curves, "train"),
-        "sequences": _uniform(reader, results.sequences, "prior"),
-    }
-    cache.keep(reader.layout, results.sweep, key, {**meta, "uniform": uniform}, tables)
-
-
-def _uniform(reader: Reader, stacked: pd.DataFrame, column: str) -> bool:
-    read = reader.metrics if column == "train" else reader.sequences
-    tables = [table for job in _distinct(stacked[column].drop_duplicates()) if (table := read(job)) is not None]
-    return all(table.dtypes.equals(tables[0].dtypes) for table in tables)
+    cache.keep(reader.layout, results.sweep, key, {**meta, "uniform": kept_too.uniform}, tables)
 
 
 def _restored(snapshot: cache.Snapshot, root: Path, sweep: str) -> Results:
@@ -283,19 +300,10 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
     return table
 
 
-def _distinct(ids: pd.Series) -> list[str]:
-    return [str(job) for job in dict.fromkeys(ids) if job]
-
-
 def _blocks(graded: set[tuple[str, str]], reader: Reader) -> dict[Key, Block]:
     """Scores by question of (evaluate id, name of the grader), in order of these."""
     found = {(job, reader.grader(job, grader)): reader.scores(job, grader) for job, grader in sorted(graded)}
     return {(job, name, grader): b for (job, grader), blocks in found.items() if blocks for name, b in blocks.items()}
-
-
-def _stack(tables: list[tuple[str, pd.DataFrame | None]], column: str) -> pd.DataFrame:
-    found = [table.assign(**{column: job}) for job, table in tables if table is not None]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[column])
 
 
 def _provenance(jobs: list[str], reader: Reader) -> pd.DataFrame:
