@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bll_sweeps.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from analysis.sources.table import Results
+    pass
 
 PAPER = "paper"
 
@@ -30,8 +30,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if str(options.source) == PAPER:
+    if options.source == PAPER:
         return _paper(options)
+    options.source = Path(options.source)
     from analysis.sources.empty import is_empty, nothing
     from analysis.sources.table import load
     from analysis.statistics.claims import check, claims_text
@@ -46,12 +47,13 @@ def _run(options: argparse.Namespace) -> int:
     else:
         results = load(options.source, options.sweep, options.launch, options.every_launch)
     if options.claims:
-        print(claims_text(check(results, options.prior)), end="")
+        print(claims_text(check(results, options.prior or "clean")), end="")
     if options.out is not None:
         from analysis.report.page import write_report
 
-        print(f"wrote {write_report(results, options.out, options.prior)}")
-        print(_compared(results, options), end="")
+        report = write_report(results, options.out, options.prior or "clean", overlay=options.overlay is not False)
+        print(f"wrote {report.page}")
+        print(report.compared, end="")
     for problem in results.problems:
         print(f"warning: {problem}", file=sys.stderr)
     return 0
@@ -61,7 +63,7 @@ def _paper(options: argparse.Namespace) -> int:
     from analysis.paper.write import write_paper
 
     given = {"--sweep": options.sweep, "--launch": options.launch, "--claims": options.claims or None}
-    given |= {"--every-launch": options.every_launch or None}
+    given |= {"--every-launch": options.every_launch or None, "--prior": options.prior, "--overlay": options.overlay}
     for name, value in given.items():
         if value is not None:
             raise UsageError(
@@ -73,29 +75,20 @@ def _paper(options: argparse.Namespace) -> int:
     return 0
 
 
-def _compared(results: Results, options: argparse.Namespace) -> str:
-    from analysis.paper.write import write_comparison
-
-    return write_comparison(results, options.out, options.prior)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     source = f"run root (default: runs), or {PAPER}: the numbers that the paper reports"
-    parser.add_argument("--source", type=Path, default=Path("runs"), help=source)
+    parser.add_argument("--source", default="runs", help=source)
     parser.add_argument("--out", type=Path, help="folder for report.html, figures/ and tables")
     parser.add_argument("--numbers", type=Path, help=f"--source {PAPER}: another CSV in the format of the shipped one")
     overlay = "draw the paper's numbers into the figures, where cells can be compared (default: yes)"
-    parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help=overlay)
+    parser.add_argument("--overlay", action=argparse.BooleanOptionalAction, help=overlay)
     parser.add_argument("--sweep", help="its name (default: the sweep launched last)")
-    parser.add_argument("--launch", type=int, help="its launch (default: the last)")
-    parser.add_argument("--every-launch", action="store_true", help="the cells of all its launches")
-    parser.add_argument(
-        "--prior",
-        choices=("clean", "as_trained"),
-        default="clean",
-        help="which answers prior strength is measured on",
-    )
+    launches = parser.add_mutually_exclusive_group()
+    launches.add_argument("--launch", type=int, help="its launch (default: the last)")
+    launches.add_argument("--every-launch", action="store_true", help="the cells of all its launches")
+    which = "which answers prior strength is measured on (default: clean)"
+    parser.add_argument("--prior", choices=("clean", "as_trained"), help=which)
     parser.add_argument("--claims", action="store_true", help="recompute the lab's claims and print them")
     return parser
 

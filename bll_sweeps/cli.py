@@ -123,6 +123,10 @@ def _looking(commands: Any) -> None:
     _advising(commands)
     sub = _on_sweep(commands, "report", _report, "Figures and one self-contained HTML page.")
     sub.add_argument("--out", type=Path, default=None, help="default: <run root>/reports/SWEEP")
+    which = "which answers prior strength is measured on (default: clean)"
+    sub.add_argument("--prior", choices=("clean", "as_trained"), default="clean", help=which)
+    overlay = "draw the paper's numbers into the figures, where cells can be compared (default: yes)"
+    sub.add_argument("--overlay", action=argparse.BooleanOptionalAction, default=True, help=overlay)
     sub.add_argument("--watch", action="store_true", help="make it anew while the sweep runs")
     every = "how often --watch looks (default: 30)"
     sub.add_argument("--every", type=_at_least_one, default=30, metavar="SECONDS", help=every)
@@ -503,15 +507,15 @@ def _report(args: argparse.Namespace) -> int:
     layout = _layout(args)
     if not args.sweep and not args.watch and is_empty(layout.root):
         print(f"bll: {layout.root} holds no sweep yet; `bll launch sweep=lab` runs one", file=sys.stderr)
-        print(write_report(nothing(layout.root), args.out or layout.reports))
+        print(write_report(nothing(layout.root), args.out or layout.reports).page)
         return DONE
     sweep = _sweep(args, layout)
     if args.watch:
         return _watch_report(layout, sweep, args)
     results = load(layout.root, sweep)
-    page = write_report(results, args.out or layout.report(sweep))
+    report = write_report(results, args.out or layout.report(sweep), args.prior, overlay=args.overlay)
     code = _with_problems(results.problems)
-    print(page)
+    print(f"{report.compared}{report.page}")
     return code if len(results.cells) else DONE  # a sweep of nothing is no failure
 
 
@@ -525,7 +529,9 @@ def _watch_report(layout: Layout, sweep: str, args: argparse.Namespace) -> int:
         args.out or layout.report(sweep),
         lambda: SweepWatch(layout, sweep).status().finished,  # a new one: it may be launched again meanwhile
         every_s=args.every,
-        wrote=lambda page, _: print(page, flush=True),
+        prior=args.prior,
+        overlay=args.overlay,
+        wrote=lambda report, _: print(f"{report.compared}{report.page}", flush=True),
     )
     return _with_problems(results.problems)
 

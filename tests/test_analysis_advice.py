@@ -111,11 +111,49 @@ def test_between_the_ends_the_evidence_does_not_decide_and_says_so(evidence: Evi
 
 
 def test_a_significant_measurement_at_the_setting_itself_decides(evidence: Evidence) -> None:
-    advice = advise(evidence, "lab-c", "rot", STRONG, ["p"])  # a prior strength that alone would favour -p
+    """Also where its prior strength alone would favour -p; of one seed, which is said and for which more are asked."""
+    mine = evidence.table["point"] == "lab-c · rot"
+    strong = evidence.table.assign(prior=evidence.table["prior"].mask(mine, STRONG.mean))
+    advice = advise(dataclasses.replace(evidence, table=strong), "lab-c", "rot", WEAK, ["p"], ["backbone=lab-c"])
     one = advice.judgements[0]
     assert one.predicted is not None and one.predicted.better > SURE
     assert (one.verdict, one.by, advice.favoured) == ("worse", "measured", "nll")
-    assert advice.settle == []
+    assert "advice: nll (by what was measured; of one seed, another may say otherwise)" in advice_text(advice)
+    assert [(launch.command, launch.why) for launch in advice.settle] == [
+        (
+            "bll launch sweep=lab objective=nll,p backbone=lab-c seed=0,1,2,3",
+            "one seed does not tell what others give",
+        )
+    ]
+    assert advise(dataclasses.replace(evidence, table=strong.assign(seeds=3)), "lab-c", "rot", WEAK, ["p"]).settle == []
+
+
+def test_a_setting_of_the_evidence_has_its_prior_strength_there(evidence: Evidence) -> None:
+    """Over all seeds, as its gains are, not that of the one prior job that was measured for the question."""
+    row = evidence.at("lab-a", "spell", "p")
+    assert row is not None
+    several = dataclasses.replace(evidence, table=evidence.table.assign(seeds=3))
+    advice = advise(several, "lab-a", "spell", WEAK, ["p"])
+    assert (advice.prior.mean, advice.prior.low, advice.prior.high) == (
+        row["prior"],
+        row["prior_low"],
+        row["prior_high"],
+    )
+    assert advice.region == "MS" and "over 3 seeds), model-strong" in advice_text(advice)
+    (validated,) = validate(several, ["p"]).query("backbone == 'lab-a' and domain == 'spell'").to_dict("records")
+    said = advice.judgements[0].predicted
+    assert said is not None and (said.gain, said.better) == (validated["predicted"], validated["better"])
+    assert advise(evidence, "new", "spell", WEAK, ["p"]).prior == WEAK
+
+
+def test_launches_that_would_settle_it_keep_the_conditions_of_the_question(tmp_path: Path) -> None:
+    noise = Noise(kind="uniform", rate=0.4)
+    lab_store(tmp_path, objectives=("nll", "p"), noises=(noise,), questions=10)
+    found = read_evidence(tmp_path)
+    asked = ["backbone=new", "benchmark=spell", "domain.noise.kind=uniform", "domain.noise.rate=0.4", "seed=1"]
+    advice = advise(found, "new", "spell", Interval(0.3, 0.2, 0.4, 300), ["p"], asked)
+    others = [one.command for one in advice.settle if "backbone=new" not in one.command]
+    assert others and all("domain.noise.kind=uniform domain.noise.rate=0.4" in command for command in others)
 
 
 def test_a_setting_is_not_predicted_from_itself(evidence: Evidence) -> None:
@@ -136,7 +174,7 @@ def test_a_measurement_that_holds_zero_asks_for_more_seeds(tmp_path: Path) -> No
     assert [one.command for one in advice.settle] == [
         "bll launch sweep=lab objective=nll,p backbone=lab-c benchmark=spell seed=0,1,2,3"
     ]
-    assert "its interval holds zero with 1 seed" in advice.settle[0].why
+    assert advice.settle[0].why == "one seed does not tell what others give"
 
 
 def test_evidence_that_lacks_an_objective_is_asked_for_nearest_first(tmp_path: Path) -> None:

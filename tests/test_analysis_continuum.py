@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.__main__ import main
-from analysis.sources.table import load
+from analysis.figures.leaders import leaders
+from analysis.sources.table import Results, load
+from analysis.statistics.benchmarks import by_place
 from analysis.statistics.claims import check, claims_text, judge
 from analysis.statistics.continuum import gains, means
+from analysis.statistics.intervals import Interval
+from analysis.statistics.seeds import p_over_seeds
+from analysis.tables.sweep import gains_grid
 from bll_sweeps.grid.axes import Noise, Objective
 from bll_sweeps.grid.cell import Cell
 from tests.analysis_store import StoreBuilder, cell, lab_cells, lab_store
@@ -133,6 +140,89 @@ def test_only_seeds_of_both_sides_are_compared(tmp_path: Path) -> None:
     builder.launch([(one, []) for one in cells])
     row = gains(load(tmp_path)).query("decoding == 'sampled'").iloc[0]
     assert (row["seeds"], row["gain"]) == (1, 0.0)
+
+
+def _with_priors(results: Results, by_seed: dict[int, float]) -> Results:
+    """As if the backbone of each seed had been pretrained with it."""
+    cells = results.cells
+    prior = cells["seed"].map(by_seed)
+    ends = {"prior_clean_low": prior - 0.01, "prior_clean_high": prior + 0.01}
+    cells = cells.assign(prior=[f"prior-{seed}" for seed in cells["seed"]], prior_clean=prior, **ends)
+    return dataclasses.replace(results, cells=cells)
+
+
+def test_the_prior_strength_of_seeds_with_their_own_backbones_has_their_scatter_in_its_interval(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("nll", "p"), points=POINTS[:1], seeds=(0, 1, 2), questions=10)
+    results = _with_priors(load(tmp_path), {0: 0.3, 1: 0.4, 2: 0.5})
+    for table in (means(results), gains(results)):
+        assert table["prior"].tolist() == pytest.approx([0.4] * len(table))
+        half = 4.302653 * 0.1 / np.sqrt(3)  # Student's t with two degrees of freedom
+        assert table["prior_high"].tolist() == pytest.approx([0.4 + np.hypot(half, 0.01)] * len(table), abs=1e-4)
+        assert table["prior_low"].tolist() == pytest.approx([0.4 - np.hypot(half, 0.01)] * len(table), abs=1e-4)
+    alike = gains(_with_priors(results, {0: 0.4, 1: 0.4, 2: 0.4}))
+    assert alike["prior_high"].tolist() == pytest.approx([0.41] * len(alike))
+
+
+def test_a_gain_is_placed_by_the_seeds_that_it_compares(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path)
+    cells = [cell("lab-a", "spell", "nll"), cell("lab-a", "spell", "nll", seed=1)]
+    cells += [cell("lab-a", "spell", "p"), cell("lab-a", "spell", "p", seed=1)]
+    for one in cells[:3]:
+        with_scores(builder, one, [[1], [0]])
+    builder.launch([(one, []) for one in cells])
+    results = _with_priors(load(tmp_path), {0: 0.3, 1: 0.5})
+    row = gains(results).query("decoding == 'sampled'").iloc[0]
+    assert (row["seeds"], row["prior"]) == (1, 0.3)
+
+
+def test_over_several_seeds_p_values_and_claims_go_by_the_interval_over_seeds(tmp_path: Path) -> None:
+    """Every question says the same within a seed, but the seeds contradict each other."""
+    builder = StoreBuilder(tmp_path)
+    cells = [cell("lab-a", "spell", name, seed=seed) for name in ("nll", "p") for seed in (0, 1, 2)]
+    for one in cells:
+        better = one.objective.name == "p" and one.seed != 1
+        with_scores(builder, one, [[1 if better else 0] * 4 for _ in range(40)])
+    builder.launch([(one, []) for one in cells])
+    results = load(tmp_path)
+    row = gains(results).query("decoding == 'sampled'").iloc[0]
+    assert row["gain"] == pytest.approx(2 / 3) and row["gain_low"] > 0 > row["gain_seeds_low"]
+    assert row["p_value"] > 0.05 and not row["significant_holm"]
+    assert row["mdd"] > 1
+    table = gains(results).assign(prior=0.99)
+    strong = next(claim for claim in judge(table) if claim.name == "strong end")
+    assert not strong.rows.query("objective == 'p'")["counts"].any()
+    best = leaders(results, by_place(means(results), results.cells))
+    assert not any(leader.decided for key, leader in best.items() if key[3] == "sampled")
+    grid = gains_grid(gains(results), results)
+    at = grid.heads.index("gain [95 %]")
+    assert [line[at][1] for line in grid.lines if line[4][0] == "sampled"] == [False]
+
+
+@given(
+    mean=st.floats(0.001, 0.9),
+    questions=st.floats(0.001, 0.5),
+    spread=st.floats(0.001, 0.5),
+    runs=st.integers(2, 12),
+    sign=st.sampled_from([1, -1]),
+)
+def test_the_p_value_over_seeds_is_below_5_percent_where_the_interval_excludes_zero(
+    mean: float, questions: float, spread: float, runs: int, sign: int
+) -> None:
+    half = float(np.hypot(questions, spread))
+    p = p_over_seeds(Interval(sign * mean, sign * mean - questions, sign * mean + questions, 9),
+                     (sign * mean - half, sign * mean + half), runs)  # fmt: skip
+    assert 0 <= p <= 1
+    if abs(mean - half) > 1e-4 * half:
+        assert (p < 0.05) == (mean > half)
+
+
+def test_the_p_value_over_seeds_is_that_of_students_t_where_seeds_are_all() -> None:
+    """t = 3 with two degrees of freedom: .0955 (tables of Student's t)."""
+    tiny = 1e-9
+    half = 4.302653 / 3
+    assert p_over_seeds(Interval(1.0, 1 - tiny, 1 + tiny, 9), (1 - half, 1 + half), 3) == pytest.approx(
+        0.0955, abs=2e-4
+    )
 
 
 def test_the_base_model_counts_once_however_many_seeds_name_it(tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ import pandas as pd
 import pytest
 from grids import cells
 
+from analysis.__main__ import main
 from analysis.paper.compare import NOT_COMPARABLE, OUTSIDE, WITHIN, beside, compare, matches, summary
 from analysis.paper.overlay import overlay
 from analysis.paper.reported import reported
 from analysis.paper.write import write_comparison
+from analysis.report.page import write_report
 from analysis.sources.table import Results, load
 from analysis.statistics.continuum import gains, means
+from bll_sweeps.cli import run as bll
 from bll_sweeps.grid.cell import Cell
 from tests.analysis_store import StoreBuilder, lab_store
 
@@ -197,6 +200,36 @@ def test_comparable_numbers_are_laid_over_ours(whole: Results) -> None:
     assert one["prior"] == pytest.approx(0.8) and one["place"] == "Table 1"
 
 
+@pytest.mark.slow
+def test_a_whole_report_with_the_papers_numbers_has_the_same_bytes_each_time(whole: Results, tmp_path: Path) -> None:
+    """Figures, tables and page; the second time from the cache."""
+    folders = (tmp_path / "a", tmp_path / "b")
+    for results, folder in zip((whole, load(whole.root)), folders, strict=True):
+        write_report(results, folder)
+    files = [{str(p.relative_to(f)): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
+    assert files[0].keys() == files[1].keys()
+    assert [name for name, data in files[0].items() if files[1][name] != data] == []
+    assert b"reported by the paper (no interval)" in files[0]["figures/bars-sampled.svg"]
+    for name in ("gains", "ranks"):
+        table = pd.read_csv(folders[0] / "tables" / f"{name}.csv")
+        assert set(RATES) - {"base", "nll"} <= set(table["objective"])
+
+
+@pytest.mark.slow
+def test_both_commands_set_the_papers_numbers_beside_ours_and_draw_them_unless_told_not_to(
+    whole: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, beside_ours = str(tmp_path / "a"), ("comparison.md", "comparison.csv", "paper-tables/table-1.md")
+    assert bll(["report", "paper", "--root", str(whole.root), "--out", out, "--no-overlay"]) == 0
+    told = capsys.readouterr().out
+    assert "reported numbers" in told and told.rstrip().endswith("report.html")
+    assert all((tmp_path / "a" / name).exists() for name in beside_ours)
+    assert "reported by the paper" not in (tmp_path / "a" / "figures" / "bars-sampled.svg").read_text()
+    assert main(["--source", str(whole.root), "--out", str(tmp_path / "b"), "--no-overlay"]) == 0
+    assert "stand in the figures as open marks" not in (tmp_path / "b" / "report.html").read_text()
+    assert (tmp_path / "b" / "comparison.csv").read_bytes() == (tmp_path / "a" / "comparison.csv").read_bytes()
+
+
 def test_an_ablations_own_figure_comes_before_the_table(whole: Results) -> None:
     found = overlay(whole, means(whole), gains(whole))
     of = {kind: _row(getattr(found, kind), objective="p") for kind in ("means", "alpha", "quantile")}
@@ -225,6 +258,20 @@ def test_nothing_is_laid_over_what_cannot_be_compared(tmp_path: Path, grid: dict
     lab = load(tmp_path / "b")
     found = overlay(lab, means(lab), gains(lab))
     assert not len(found.means) and "nothing of these backbones" in found.why
+
+
+def test_of_two_recipes_the_papers_own_is_compared_and_named(tmp_path: Path, grid: dict[tuple[str, str], Cell]) -> None:
+    builder, launched = StoreBuilder(tmp_path), []
+    for recipe, rate in (("authors", 0.9), ("paper", 0.65)):
+        for name in ("nll", "p"):
+            one = grid["aime24", name]
+            one = dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, name=recipe, steps=1 + len(recipe)))
+            _finish(builder, one, rate, 30, 16)
+            overrides = [f"objective={name}", f"backbone={BACKBONE}", "benchmark=aime24", f"recipe={recipe}"]
+            launched.append((one, overrides))
+    builder.launch(launched, sweep="paper")
+    row = _row(compare(load(tmp_path)), place="Table 1", backbone=BACKBONE, objective="p", benchmark="aime24")
+    assert row["variant"] == "recipe=paper" and row["ours"] == pytest.approx(0.65, abs=0.05)
 
 
 def test_a_lab_sweep_has_no_comparison(tmp_path: Path) -> None:

@@ -129,3 +129,11 @@ def test_a_gain_without_its_reference_is_missing(table: pd.DataFrame) -> None:
 def test_every_benchmark_of_the_main_grid_has_its_questions(table: pd.DataFrame) -> None:
     main = table[table["place"].isin(MAIN) & (table["benchmark"] != "average")]
     assert {(row.domain, row.benchmark) for row in main.itertuples()} <= set(benchmarks().index)
+
+
+def test_a_number_that_is_told_twice_is_named_with_both_lines(tmp_path: Path) -> None:
+    lines = (FOLDER / "reported.csv").read_text().splitlines()
+    path = tmp_path / "twice.csv"
+    path.write_text("\n".join([*lines, lines[4]]) + "\n")
+    with pytest.raises(UsageError, match=rf"twice.csv lines 5 and {len(lines) + 1} tell one and the same number"):
+        reported(path)

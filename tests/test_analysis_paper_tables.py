@@ -79,5 +79,11 @@ def test_the_same_numbers_give_the_same_bytes(table: pd.DataFrame, folder: Path,
 
 def test_markup_in_names_is_harmless() -> None:
     grid = Grid("a|b", ["x_1"], [[("50 % & $", True)]], "c*")
-    assert "**50 % & $**" in markdown(grid) and "a\\|b" in markdown(grid)
+    assert "**50 % &amp; $**" in markdown(grid) and "a\\|b" in markdown(grid)
     assert r"\textbf{50 \% \& \$}" in latex(grid, "t")
+
+
+def test_signs_that_latex_or_html_take_for_something_else_are_escaped() -> None:
+    grid = Grid("t", ["name", "p"], [[("<img src=x> & a|b", False), ("< .001", False)]], "")
+    assert "$<$img src=x$>$ \\& a$|$b & $<$ .001" in latex(grid, "tab:t")
+    assert "| &lt;img src=x> &amp; a\\|b | &lt; .001 |" in markdown(grid)

@@ -40,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     builder.fail(cells[-1][0], "train", f"ValueError: {EVIL}")
     Layout(root).job(cells[-1][0].train.id).attempt(1).log().write_text(f"step 1\n{EVIL}\nValueError\n")
     builder.launch(cells)
-    return write_report(load(root), tmp_path_factory.mktemp("out"), figures=False)
+    return write_report(load(root), tmp_path_factory.mktemp("out"), figures=False).page
 
 
 def show(window: Browser, page: Path, width: int = 1280, fragment: str = "", dark: bool = False) -> None:
@@ -263,7 +263,7 @@ def test_three_thousand_cells_open(window: Browser, tmp_path: Path) -> None:
     for one, _ in cells[::375]:
         builder.finish(one)
     builder.launch(cells)
-    report = write_report(load(tmp_path / "runs"), tmp_path / "out", figures=False)
+    report = write_report(load(tmp_path / "runs"), tmp_path / "out", figures=False).page
     assert report.stat().st_size < 6_000_000
     window.open(report)
     window.wait("document.querySelectorAll('#table-cells tbody tr').length === 100")

@@ -27,6 +27,7 @@ class Advice:
     backbone: str
     domain: str
     prior: Interval
+    prior_seeds: int
     region: str
     judgements: list[Judgement]
     favoured: str
@@ -57,13 +58,15 @@ def advise(
     objectives: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Advice:
-    """What the evidence says of a backbone on a domain with this prior strength.
+    """What the evidence says of a backbone on a domain with this prior strength. Where the evidence has the setting,
+    its prior strength there counts, which is over all its seeds as its gains are.
 
     objectives: those to compare with NLL (default: all that the evidence compares, or -p and the thresholded NLL).
     overrides: how a launch names this setting, `backbone=lab-c benchmark=lab-spell`.
     """
     wanted = [name for name in objectives if name not in (REFERENCE, "base")]
     wanted = wanted or evidence.objectives or ["p", "logp_above"]
+    prior, seeds = evidence.prior_at(backbone, domain) or (prior, 1)
     judgements = [judge(evidence, backbone, domain, prior, objective) for objective in wanted]
     favoured, leaning = _choice(judgements)
     place = region(prior.mean)
@@ -71,6 +74,7 @@ def advise(
         backbone=backbone,
         domain=domain,
         prior=prior,
+        prior_seeds=seeds,
         region=place,
         judgements=judgements,
         favoured=favoured,

@@ -63,6 +63,20 @@ class Evidence:
         ]
         return None if rows.empty else {str(key): value for key, value in rows.iloc[0].items()}
 
+    def prior_at(self, backbone: str, domain: str) -> tuple[Interval, int] | None:
+        """Prior strength of this setting as its rows have it, the mean over the backbones of its seeds, and how many
+        seeds; None where it has none.
+        """
+        rows = self.table[
+            (self.table["backbone"] == backbone) & (self.table["domain"] == domain) & self.table["prior"].notna()
+        ]
+        if rows.empty:
+            return None
+        row = rows.sort_values("seeds", ascending=False, kind="stable").iloc[0]
+        units = int(row["prior_questions"] or row["prior_sequences"])
+        low, high = float(row["prior_low"]), float(row["prior_high"])
+        return Interval(float(row["prior"]), low, high, units), max(int(row["seeds"]), 1)
+
 
 def conditions_of(noise: Noise, recipe: dict[str, Any]) -> Conditions:
     """noise: kind and rate. recipe: its fields, as a spec has them; its name does not count."""

@@ -37,11 +37,16 @@ def settling(
     judgements: list[Judgement],
     overrides: list[str],
 ) -> list[Settling]:
-    """The setting itself, where its difference is not known or not significant; else none. Where only a prediction is
-    to be made surer: settings that lack an objective, then those nearest in prior strength with the widest intervals.
+    """The setting itself, where its difference is not known, not significant, or known of one seed; else none. Where
+    only a prediction is to be made surer: settings that lack an objective, then those nearest in prior strength with
+    the widest intervals.
     """
     missing = [one.objective for one in judgements if one.measured is None]
-    unsure = {one.objective: one.measured for one in judgements if one.measured and not one.measured.significant}
+    unsure = {
+        one.objective: one.measured
+        for one in judgements
+        if one.measured and (one.measured.seeds < 2 or not one.measured.significant)
+    }
     out = []
     if missing:
         text = "this setting itself has not been measured"
@@ -49,17 +54,19 @@ def settling(
     if unsure:
         had = max(one.seeds for one in unsure.values())
         row = evidence.at(backbone, domain, next(iter(unsure)))
-        text = f"its interval holds zero with {had} seed{'s' * (had != 1)}"
+        text = f"its interval holds zero with {had} seeds" if had > 1 else "one seed does not tell what others give"
         names = f"objective={','.join([REFERENCE, *unsure])}"
         out.append(Settling([*_sweep(row), names, *_but_seed(overrides), _seeds(had)], text))
     if any(one.verdict == "undecided" for one in judgements):
-        out += _of_others(evidence, backbone, domain, prior, [one.objective for one in judgements])
+        objectives = [one.objective for one in judgements]
+        out += _of_others(evidence, backbone, domain, prior, objectives, _but_axes(overrides))
     return out
 
 
 def _of_others(
-    evidence: Evidence, backbone: str, domain: str, prior: Interval, objectives: list[str]
+    evidence: Evidence, backbone: str, domain: str, prior: Interval, objectives: list[str], conditions: list[str]
 ) -> list[Settling]:
+    """conditions: overrides that other settings are launched with too, such as the label noise."""
     table = evidence.without(backbone, domain)
     table = table[table["objective"].isin(objectives) & table["prior"].notna()]
     if table.empty:
@@ -74,6 +81,7 @@ def _of_others(
     for row in [*lacking.to_dict("records"), *widest.to_dict("records")]:
         of = [*_sweep(row), f"objective={REFERENCE},{row['objective']}", f"backbone={row['backbone']}"]
         of += [f"benchmark={row['benchmark']}"] if row["columns"] == 1 else []
+        of += conditions
         if row["n"] == 0:
             why = f"evidence that lacks {row['objective']} or {REFERENCE}, prior strength {row['prior']:.3f}"
         else:
@@ -95,6 +103,12 @@ def _seeds(had: int) -> str:
 
 def _but_seed(overrides: list[str]) -> list[str]:
     return [text for text in overrides if not text.startswith("seed=")]
+
+
+def _but_axes(overrides: list[str]) -> list[str]:
+    """What the overrides say of neither setting nor seed."""
+    axes = ("seed=", "objective=", "backbone=", "benchmark=", "domain=", "sweep=")
+    return [text for text in overrides if not text.startswith(axes)]
 
 
 def _over_seeds(table: pd.DataFrame, end: str) -> pd.Series:

@@ -19,9 +19,10 @@ from analysis.tables.results import number, text_table, with_interval
 def advice_text(advice: Advice) -> str:
     """Place, evidence, each objective, the advice, the paper's numbers, what would settle it."""
     prior = advice.prior
+    over = f", over {advice.prior_seeds} seeds" if advice.prior_seeds > 1 else ""
     lines = [
         f"{advice.backbone} on {advice.domain}: prior strength {with_interval(prior.mean, prior.low, prior.high)} "
-        f"(n={prior.n}), {REGIONS[advice.region]}",
+        f"(n={prior.n}{over}), {REGIONS[advice.region]}",
         _evidence_line(advice.evidence),
         *(f"  left out, {text}" for text in advice.evidence.left_out),
         *(line for one in advice.judgements for line in _judgement_lines(one)),
@@ -68,7 +69,10 @@ def crossover_text(found: Crossover) -> str:
 def _choice_line(advice: Advice) -> str:
     if advice.favoured:
         how = {one.by for one in advice.judgements if one.verdict != "undecided"} - {""}
-        return f"advice: {advice.favoured} (by what was {' and '.join(sorted(how))})"
+        decided = [one for one in advice.judgements if one.by == "measured" and one.measured is not None]
+        once = any(one.measured is not None and one.measured.seeds < 2 for one in decided)
+        more = "; of one seed, another may say otherwise" if once else ""
+        return f"advice: {advice.favoured} (by what was {' and '.join(sorted(how))}{more})"
     if not advice.leaning:
         return "advice: none, there is no evidence"
     return f"advice: undecided, leaning to {advice.leaning} (no probability reaches {SURE:g})"

@@ -9,13 +9,15 @@ import pandas as pd
 from analysis.sources.table import POINT, Prior, Results
 from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import gains
+from analysis.statistics.seeds import decisive
 
 Key = tuple[str, ...]  # backbone, domain, benchmark, variant, objective, decoding
 
 
 def best_keys(means: pd.DataFrame, results: Results, prior: Prior = "clean") -> set[Key]:
     """The rows of `continuum.means`, or of their averages, that are the highest of their point and decoding, if the
-    95 % interval of the paired difference from the second highest excludes zero.
+    95 % interval of the paired difference from the second highest (over seeds too where there are several) excludes
+    zero.
     """
     pairs: dict[Key, tuple[str, str]] = {}
     known = means[(means["n"] > 0) & means["mean"].notna()]
@@ -44,6 +46,6 @@ def _gains(results: Results, prior: Prior, reference: str) -> dict[Key, dict[Any
     table = gains(results, prior, reference)
     if table.empty:
         return {}
-    both = pd.concat([table, by_place(table, results.cells)])
+    both = decisive(pd.concat([table, by_place(table, results.cells)]))
     keys = [*POINT, "decoding", "objective"]
     return {tuple(str(row[name]) for name in keys): row for row in both.to_dict("records") if row["n"] > 0}

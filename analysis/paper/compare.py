@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from analysis.paper.consistency import OTHER_SOURCES, printed_averages, run_to_run
-from analysis.paper.ours import our_numbers, without_normaliser
+from analysis.paper.ours import RECIPES, our_numbers, without_normaliser
 from analysis.paper.reported import AVERAGE, reported
 from analysis.sources.table import Prior, Results
 
 WITHIN, OUTSIDE, NOT_COMPARABLE = "within tolerance", "outside tolerance", "not comparable"
 COLUMNS = [
-    "place", "how", "domain", "backbone", "objective", "benchmark", "metric", "reported", "ours", "low", "high", "n",
-    "seeds", "best", "difference", "difference_low", "difference_high", "tolerance", "verdict", "why",
+    "place", "how", "domain", "backbone", "objective", "benchmark", "metric", "variant", "reported", "ours", "low",
+    "high", "n", "seeds", "best", "difference", "difference_low", "difference_high", "tolerance", "verdict", "why",
 ]  # fmt: skip
 # The paper's domains that have no configuration here.
 _DOMAINS = ("math", "medical", "figfont")
@@ -79,13 +79,21 @@ def matches(comparison: pd.DataFrame) -> bool:
 
 
 def _index(mine: pd.DataFrame) -> dict[tuple[str, ...], list[dict[Any, Any]]]:
-    """(domain, backbone, benchmark, metric) -> our numbers, comparable ones first, then those without a variant."""
+    """(domain, backbone, benchmark, metric) -> our numbers: comparable ones first, then by recipe, then by variant."""
     out: dict[tuple[str, ...], list[dict[Any, Any]]] = {}
     for row in mine.to_dict("records"):
         out.setdefault(_where(row), []).append(row)
     for rows in out.values():
-        rows.sort(key=lambda row: (row["reason"] != "", row["variant"] != "", row["variant"]))
+        rows.sort(
+            key=lambda row: (row["reason"] != "", _recipe_rank(row["variant"]), row["variant"] != "", row["variant"])
+        )
     return out
+
+
+def _recipe_rank(variant: str) -> int:
+    """0: the paper's own recipe, 1: its authors' code, 2: another. A variant names it where cells differ in it."""
+    named = [text.removeprefix("recipe=") for text in variant.split(", ") if text.startswith("recipe=")]
+    return RECIPES.index(named[0]) if named and named[0] in RECIPES else len(RECIPES) * bool(named)
 
 
 def _where(row: dict[Any, Any]) -> tuple[str, ...]:
@@ -115,12 +123,16 @@ def _same(one: dict[Any, Any], wanted: str, name: str) -> bool:
 def _numbers(row: dict[Any, Any], ours: dict[Any, Any] | None) -> dict[str, Any]:
     if ours is None:
         blank = dict.fromkeys(("ours", "low", "high", "difference", "difference_low", "difference_high"), math.nan)
-        return {**blank, "n": 0, "seeds": 0, "best": False}
+        return {**blank, "variant": "", "n": 0, "seeds": 0, "best": False}
     apart = {
         name: ours[key] - row["score"]
         for name, key in (("difference", "mean"), ("difference_low", "low"), ("difference_high", "high"))
     }
-    return {"ours": ours["mean"], **{key: ours[key] for key in ("low", "high", "n", "seeds", "best")}, **apart}
+    return {
+        "ours": ours["mean"],
+        **{key: ours[key] for key in ("variant", "low", "high", "n", "seeds", "best")},
+        **apart,
+    }
 
 
 def _tolerance(row: dict[Any, Any], spread: float) -> float:

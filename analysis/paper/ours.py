@@ -15,6 +15,7 @@ from analysis.sources.reading import Reader
 from analysis.sources.table import POINT, Prior, Results
 from analysis.statistics.benchmarks import PRIMARY, by_place
 from analysis.statistics.continuum import gains, means
+from analysis.statistics.seeds import decisive
 from bll_sweeps.store.layout import Layout
 
 COLUMNS = [
@@ -38,14 +39,14 @@ _QUESTIONS = 0.02  # share of its questions that a benchmark may differ by: thos
 
 def our_numbers(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     """One row per number of ours that could stand beside a reported one (COLUMNS): scores by benchmark, their averages
-    by domain, Jaro-Winkler similarities, gains over NLL, prior strengths. `reason` says why it is not comparable with
-    what the paper did, '' where it is.
+    by domain, Jaro-Winkler similarities, gains over NLL, prior strengths; intervals are over seeds too where there are
+    several. `reason` says why it is not comparable with what the paper did, '' where it is.
     """
     if results.cells.empty:
         return pd.DataFrame(columns=COLUMNS)
     reasons, identities = reasons_against(results), identities_of(results)
     mean_table, gain_table = means(results, prior), gains(results, prior)
-    rows = [_score(row, reasons) for row in mean_table.to_dict("records")]
+    rows = [_score(row, reasons) for row in decisive(mean_table, "").to_dict("records")]
     rows += [_average(row, reasons, "mean") for row in _averages(mean_table, results)]
     rows += [_average(row, reasons, "gain") for row in _averages(gain_table, results)]
     rows += [_other_metric(group, reasons) for group in _similarities(results)]
@@ -93,7 +94,8 @@ def _score(row: dict[Any, Any], reasons: dict[tuple[str, ...], str]) -> dict[str
 def _averages(table: pd.DataFrame, results: Results) -> list[dict[Any, Any]]:
     """The averages over a domain's benchmarks; without the repetition of those in their own decoding."""
     placed = by_place(table, results.cells)
-    return placed[(placed["columns"] > 1) & (placed["decoding"] != PRIMARY)].to_dict("records")
+    placed = placed[(placed["columns"] > 1) & (placed["decoding"] != PRIMARY)]
+    return decisive(placed, "gain" if "gain" in placed else "").to_dict("records")
 
 
 def _average(row: dict[Any, Any], reasons: dict[tuple[str, ...], str], stem: str) -> dict[str, Any]:

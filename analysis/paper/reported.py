@@ -26,6 +26,7 @@ COLUMNS = (
     "place", "how", "tolerance", "domain", "region", "backbone", "objective", "alpha", "quantile", "benchmark",
     "metric", "unit", "value", "printed",
 )  # fmt: skip
+_NUMBER = ("place", "domain", "backbone", "name", "benchmark", "metric")  # what tells a number apart
 HOW = ("printed", "digitised", "third-party")
 UNITS = {"percent": 0.01, "fraction": 1.0}
 METRICS = {
@@ -74,6 +75,13 @@ def reported(path: Path | None = None) -> pd.DataFrame:
     rows = [_row(path, line, row) for line, row in read_csv(path, COLUMNS)]
     if not rows:
         raise UsageError(f"{path} has no rows")
+    lines = [line for line, _ in read_csv(path, COLUMNS)]
+    first: dict[tuple[str, ...], int] = {}
+    for line, row in zip(lines, rows, strict=True):
+        key = tuple(str(row[name]) for name in _NUMBER)
+        if key in first:
+            raise UsageError(f"{path} lines {first[key]} and {line} tell one and the same number ({', '.join(key)})")
+        first[key] = line
     return pd.DataFrame(rows)
 
 

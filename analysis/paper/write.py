@@ -13,6 +13,7 @@ from analysis.paper.figures import write_reported_figures
 from analysis.paper.reported import reported, reported_gains, reported_means
 from analysis.paper.text_claims import claims
 from analysis.sources.table import Prior, Results
+from analysis.tables.folder import made
 from analysis.tables.formats import Grid, markdown
 from analysis.tables.paper import write_tables
 from bll_sweeps.store.records import write_text
@@ -35,6 +36,7 @@ def write_paper(folder: Path, numbers: Path | None = None) -> str:
     """
     table = reported(numbers)
     findings = check(table, claims())
+    made(folder)
     tables = write_tables(table, folder / "tables")
     write_text(folder / "findings.md", findings_text(findings, len(table)))
     write_text(folder / "findings.csv", findings.to_csv(index=False))
@@ -127,7 +129,8 @@ def _line(row: dict[Any, Any]) -> list[tuple[str, bool]]:
     def interval(stem: str, low: str, high: str, sign: str = "") -> str:
         return f"{row[stem]:{sign}.4f} [{row[low]:{sign}.4f}, {row[high]:{sign}.4f}]"
 
-    cell = ", ".join(str(row[name]) for name in ("backbone", "objective", "benchmark", "metric"))
+    names = ("backbone", "objective", "benchmark", "metric", *(["variant"] if row["variant"] else []))
+    cell = ", ".join(str(row[name]) for name in names)
     verdict = f"{row['verdict']}{f' ({why})' if (why := row['why']) else ''}"
     texts = [str(row["place"]), cell, interval("ours", "low", "high"), str(row["n"]), f"{row['reported']:.4f}"]
     texts += [interval("difference", "difference_low", "difference_high", "+"), f"{row['tolerance']:.4f}", verdict]

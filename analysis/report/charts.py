@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.continuum import apart, dodge
+from analysis.figures.continuum import apart, dodge, over_seeds
 from analysis.figures.curves import CURVES
 from analysis.figures.overlay import reported_at
 from analysis.figures.style import in_order, prior_counts
@@ -101,25 +101,35 @@ _TIPS = {
     "point": "point",
     "variant": "variant",
     "gain_text": f"gain over {REFERENCE.upper()} [95 %]",
+    "seeds_text": "95 % over seeds",
     "n_text": "n",
     "prior_text": "prior strength [95 %]",
     "region": "region",
     "exposure_text": "pretraining items",
 }
+_SEEDS = ("gain_seeds_low", "gain_seeds_high")
 _OF_MARK = ["objective", "backbone", "domain", "point", "variant", "decoding", "primary"]
 
 
 def _continuum_data(rows: pd.DataFrame, formulas: dict[str, str]) -> pd.DataFrame:
     place = logit(rows["prior"].to_numpy(float))
-    records = rows.to_dict("records")
+    rows = rows.assign(**{end: rows[end].where(over_seeds(rows)) for end in _SEEDS if end in rows})
+    records = rows.reindex(columns=[*rows.columns, *(end for end in _SEEDS if end not in rows)]).to_dict("records")
     return rows[[*_OF_MARK, "gain", "gain_low", "gain_high", "region"]].assign(
         x=dodge(rows, 0.04 * (float(place.max() - place.min()) + 1.2)),
         formula=[formulas.get(r["objective"], "") for r in records],
         gain_text=[with_interval(r["gain"], r["gain_low"], r["gain_high"]) for r in records],
+        **{end: [r[end] for r in records] for end in _SEEDS},
+        seeds_text=[_interval_over_seeds(r) for r in records],
         prior_text=[_prior_text(r) for r in records],
         n_text=[n_text(r) for r in records],
         exposure_text=["not known" if math.isnan(r["exposure"]) else f"{r['exposure']:.0f}" for r in records],
     )
+
+
+def _interval_over_seeds(row: Mapping[Any, Any]) -> str:
+    low, high = (float(row[end]) for end in _SEEDS)
+    return "not told by one seed" if math.isnan(low) else f"{number(low)} to {number(high)}"
 
 
 def _theirs(known: pd.DataFrame, reported: pd.DataFrame | None, formulas: dict[str, str]) -> pd.DataFrame:
@@ -184,13 +194,17 @@ def _marks(data: pd.DataFrame, objectives: Sequence[str], backbones: Sequence[st
     colour = objective_colours(in_order(data["objective"]), objectives)
     by_backbone = shapes(list(dict.fromkeys([*backbones, *data["backbone"]])))
     shape_scale = {"domain": list(by_backbone), "range": list(by_backbone.values())}
-    tips = {field: title for field, title in _TIPS.items() if field != "variant" or data["variant"].nunique() > 1}
+    several = {"variant": data["variant"].nunique() > 1, "seeds_text": data[_SEEDS[0]].notna().any()}
+    tips = {field: title for field, title in _TIPS.items() if several.get(field, True)}
     common = {"x": _x(), "color": colour, "tooltip": tooltip(tips)}
     bars = common | {"y": _y("gain_low"), "y2": {"field": "gain_high"}}
     dots = common | {"y": _y()}
     dots |= {"shape": {"field": "backbone", "type": "nominal", "scale": shape_scale, "legend": None}}
     mark = {"type": "point", "filled": True, "size": 80, "opacity": 1, "stroke": "var(--page)", "strokeWidth": 0.7}
+    seeds = common | {"y": _y(_SEEDS[0]), "y2": {"field": _SEEDS[1]}}
+    thin = {"type": "rule", "strokeWidth": 0.8, "opacity": 0.5, "clip": True}
     return [
+        *([{"data": {"name": "gains"}, "mark": thin, "encoding": seeds}] if several["seeds_text"] else []),
         {"data": {"name": "gains"}, "mark": {"type": "rule", "strokeWidth": 1.6}, "encoding": bars},
         {"data": {"name": "gains"}, "mark": mark, "encoding": dots},
     ]

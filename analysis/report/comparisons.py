@@ -13,15 +13,24 @@ from analysis.report.grids import Facets, data_table
 from analysis.sources.table import Results
 from analysis.statistics.continuum import REFERENCE
 from analysis.tables.results import number, with_interval
-from analysis.tables.sweep import GAINS_NOTE, RANKS_NOTE, p_text, rank_rows, rank_texts, ranks_grid, with_averages
+from analysis.tables.sweep import (
+    GAINS_NOTE,
+    RANKS_NOTE,
+    p_text,
+    rank_rows,
+    rank_texts,
+    ranks_grid,
+    seeds_text,
+    with_averages,
+)
 
 
 def gains_section(results: Results, gains: pd.DataFrame, facets: Facets, why: Mapping[tuple[str, ...], str]) -> str:
     """Every gain, and the averages of domains with several benchmarks; a missing one with its reason."""
     if not len(gains):
         return f"<p class=empty>No gains: the sweep has nothing to compare with {REFERENCE.upper()}.</p>"
-    heads = ["point", "benchmark", "variant", "objective", "decoding", "gain [95 %]", "n", "p", "p (Holm)", "p (BH)"]
-    heads += ["MDD", "prior [95 %]", "region", "samples", "seeds"]
+    heads = ["point", "benchmark", "variant", "objective", "decoding", "gain [95 %]", "over seeds", "n"]
+    heads += ["p", "p (Holm)", "p (BH)", "MDD", "prior [95 %]", "region", "samples", "seeds"]
     records = with_averages(gains, results).to_dict("records")
     rows = []
     for r in records:
@@ -29,7 +38,20 @@ def gains_section(results: Results, gains: pd.DataFrame, facets: Facets, why: Ma
         ps = [(p_text(r[name]), r[name]) for name in ("p_value", "p_holm", "p_bh")]
         mdd = ("-" if math.isnan(r["mdd"]) else number(r["mdd"]), r["mdd"])
         prior = (with_interval(r["prior"], r["prior_low"], r["prior_high"], 4), r["prior"])
-        rows.append([*names, _gain(r, why), r["n"], *ps, mdd, prior, r["region"], r["samples"], r["seeds"]])
+        rows.append(
+            [
+                *names,
+                _gain(r, why),
+                (seeds_text(r), r["gain_seeds_low"]),
+                r["n"],
+                *ps,
+                mdd,
+                prior,
+                r["region"],
+                r["samples"],
+                r["seeds"],
+            ]
+        )
     return f"<p class=note>{GAINS_NOTE} Hover for n.</p>" + data_table("gains", heads, rows, records, facets)
 
 

@@ -37,7 +37,7 @@ class Facets:
         return [[self._index[axis].get(value, -1) for axis, value in zip(AXES, one, strict=True)] for one in of]
 
 
-_SYMBOLS = dict(zip(MARKERS.values(), "●■▲◆▼✚✖", strict=True))
+_SYMBOLS = dict(zip(MARKERS.values(), "●■▲◆▼✚◀▶✖⬟", strict=True))
 
 
 def sign(axis: str, name: str, facets: Facets) -> str:

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from analysis.figures.all import Written, write_figures
 from analysis.figures.overlay import Reported
 from analysis.figures.style import colours
 from analysis.paper.overlay import overlay as reported_beside
+from analysis.paper.write import write_comparison
 from analysis.report.beside import figures_section
 from analysis.report.charts import continuum_chart, curves_chart
 from analysis.report.comparisons import gains_section, ranks_section
@@ -34,6 +35,7 @@ from analysis.sources.table import CELL, Results
 from analysis.statistics.benchmarks import averages, by_place
 from analysis.statistics.claims import judge
 from analysis.statistics.continuum import Prior, gains, means
+from analysis.tables.folder import made
 from analysis.tables.results import results_csv
 from analysis.tables.sweep import write_sweep_tables
 from bll_sweeps.store.records import write_text
@@ -41,6 +43,13 @@ from bll_sweeps.store.records import write_text
 _HERE = Path(__file__).parent
 # What is in a page while it is watched, and nowhere else: in the texts of records "<" is escaped.
 RELOAD = re.compile(r"<meta http-equiv=refresh [^>]*>|<p class=note id=reload>[^<]*</p>")
+
+
+class Report(NamedTuple):
+    """page: its path. compared: what stands beside the paper's numbers, for the terminal; '' where nothing does."""
+
+    page: Path
+    compared: str
 
 
 def write_report(
@@ -51,13 +60,15 @@ def write_report(
     reload_s: int = 0,
     figures: bool = True,
     overlay: bool = True,
-) -> Path:
+) -> Report:
     """report.html, figures/ (PNG, PDF, SVG), tables/ (Markdown, LaTeX, CSV), cells.csv, means.csv, gains.csv in
-    `folder`; the path of the page. Where a domain has several benchmarks, average_means.csv and average_gains.csv too.
+    `folder`. Where a domain has several benchmarks, average_means.csv and average_gains.csv too; where reported numbers
+    are of this sweep's cells, comparison.md and .csv and paper-tables/ (paper/write.py).
 
     reload_s: the page asks the browser to load it again after so many seconds (0: never). figures: False leaves the
-    figures as they are. overlay: draws the paper's numbers where cells can be compared with them.
+    figures and the comparison as they are. overlay: draws the paper's numbers where cells can be compared with them.
     """
+    made(folder)
     mean_table, gain_table = means(results, prior), gains(results, prior)
     theirs = reported_beside(results, mean_table, gain_table) if overlay else None
     written = None
@@ -71,7 +82,7 @@ def write_report(
             write_text(folder / f"average_{name}.csv", whole.to_csv(index=False, float_format="%.6g"))
     page = html_page(results, mean_table, gain_table, prior, reload_s, written, theirs)
     write_text(folder / "report.html", page)
-    return folder / "report.html"
+    return Report(folder / "report.html", write_comparison(results, folder, prior) if figures else "")
 
 
 def html_page(

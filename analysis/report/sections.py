@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.figures.continuum import over_seeds
 from analysis.figures.style import PRIOR_NAMES, in_order
 from analysis.report.grids import Facets, data_table, heat_maps, legend, table
 from analysis.report.runs import MOST_LOGS, runs, scrubbed
@@ -147,9 +148,11 @@ def _crossovers(placed: pd.DataFrame, prior: Prior) -> str:
                 value = f"none: {found.why}" if none else with_interval(found.prior, found.low, found.high)
                 rows.append([objective, str(decoding), str(variant), value, found.settings])
     low, high = (number(edge, 1) for edge in REGION_EDGES)
+    thin = len(placed) > 0 and over_seeds(placed).any()
+    seeds = " Thin lines: 95 % interval of the mean over seeds, cut where it leaves the chart." if thin else ""
     note = (
         f"<p class=note>Bars: 95 % interval of the difference to {REFERENCE.upper()}, paired by question; n is the "
-        "number of questions. Prior strength: mean p of the target tokens under the base model, measured "
+        f"number of questions.{seeds} Prior strength: mean p of the target tokens under the base model, measured "
         f"{PRIOR_NAMES[prior]}. Model-weak: up to {low}; model-strong: from {high}.</p>"
     )
     if not rows:

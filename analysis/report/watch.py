@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-from analysis.report.page import RELOAD, write_report
+from analysis.report.page import RELOAD, Report, write_report
 from analysis.sources.cells import find_sweep
 from analysis.sources.table import Results, load
 from analysis.statistics.continuum import Prior
@@ -24,14 +24,15 @@ def watch_report(
     *,
     every_s: float = EVERY_S,
     prior: Prior = "clean",
-    wrote: Callable[[Path, Results], None] = lambda page, results: None,
+    overlay: bool = True,
+    wrote: Callable[[Report, Results], None] = lambda report, results: None,
     wait: Callable[[float], None] = time.sleep,
 ) -> Results:
     """Writes the report of a sweep's last launch into `folder`, and again whenever its records changed, looking every
     `every_s` seconds until finished() is true: nothing is left to run. The results that the last page shows.
 
     Meanwhile the page loads itself again as often; the last one does not, nor does the one that an interruption leaves.
-    Figures are drawn at the end. wrote: called with each page that was written and what it shows.
+    Figures are drawn at the end. wrote: called with each report that was written and what it shows.
     """
     seen: Hashable = None
     try:
@@ -41,7 +42,8 @@ def watch_report(
             if ended or now != seen:
                 results = load(root, sweep)
                 reload_s = 0 if ended else max(1, round(every_s))
-                wrote(write_report(results, folder, prior, reload_s=reload_s, figures=ended), results)
+                report = write_report(results, folder, prior, reload_s=reload_s, figures=ended, overlay=overlay)
+                wrote(report, results)
                 seen = now
             if ended:
                 return results

@@ -18,7 +18,7 @@ import pandas as pd
 from analysis.sources.table import PLACE
 from analysis.statistics.comparisons import ADJUSTED, adjusted, minimum_detectable, p_value
 from analysis.statistics.intervals import Interval
-from analysis.statistics.seeds import average_over_seeds
+from analysis.statistics.seeds import average_over_seeds, p_over_seeds
 
 # 16: a column per benchmark. 14: the paper speaks of 14 benchmarks and does not say which of its 16 columns it counts
 # together; that they are the two MedBullets and the two journals is our reading.
@@ -77,12 +77,14 @@ def averages(table: pd.DataFrame, every: pd.DataFrame | None = None, view: View 
     unit = next((name for name in _UNITS if name in table), "n")
     keys = [key for key in (*PLACE, "objective", "seed", "decoding") if key in table]
     wanted = _benchmarks(table if every is None else every)
+    groups: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
+    for row in table.to_dict("records"):
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     rows = []
-    for _, group in table.groupby(keys, sort=False):
-        first = group.to_dict("records")[0]
-        names = wanted.get((first["domain"], first["decoding"]), [])
+    for group in groups.values():
+        names = wanted.get((group[0]["domain"], group[0]["decoding"]), [])
         if len(names) > 1:
-            rows.append(_average(first, group, names, (stem, unit), view))
+            rows.append(_average(group, names, (stem, unit), view))
     return _adjusted(pd.DataFrame(rows, columns=[*table.columns, *_OF_AVERAGE]))
 
 
@@ -91,12 +93,10 @@ def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
     return adjusted(table)[list(table.columns)] if {"p_value", *ADJUSTED} <= set(table.columns) else table
 
 
-def _average(
-    first: dict[Any, Any], group: pd.DataFrame, names: list[str], kind: tuple[str, str], view: View
-) -> dict[Any, Any]:
+def _average(records: list[dict[Any, Any]], names: list[str], kind: tuple[str, str], view: View) -> dict[Any, Any]:
+    first = records[0]
     stem, unit = kind
     fields = (stem, f"{stem}_low", f"{stem}_high") if stem else ("mean", "low", "high")
-    records = group.to_dict("records")
     done = {row["benchmark"]: row for row in records if row[unit] > 0}
     lacking = [name for name in names if name not in done]
     columns = len({column_of(name, view) for name in names})
@@ -118,7 +118,11 @@ def _average(
     whole |= {key: "" for key in ("evaluate", "engine", "grader") if key in first}
     whole |= {"seeds": min(row["seeds"] for row in records)} if "seeds" in first else {}
     whole |= dict(zip(over_seeds, seeds, strict=True)) if over_seeds[0] in first else {}
-    whole |= {"p_value": p_value(found), "mdd": minimum_detectable(found)} if "p_value" in first else {}
+    if "p_value" in first:
+        several = not math.isnan(seeds[0])
+        p = p_over_seeds(found, seeds, whole["seeds"]) if several else p_value(found)
+        widest = Interval(found.mean, *seeds, found.n) if several else found
+        whole |= {"p_value": p, "mdd": minimum_detectable(widest)}
     return {**first, **whole}
 
 

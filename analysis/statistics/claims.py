@@ -5,9 +5,10 @@ Weak end: on tasks never seen in pretraining, NLL gains over p.
 
 Each is judged on sampled answers (temperature above 0; the primary decoding where there are several). A point is a
 backbone and a task. It counts if the paired 95 % intervals of all its comparisons lie above zero, in every variant of
-it: noise rates, benchmarks and other variants of one backbone and task are no further evidence, but may deny it. A
-comparison that was never run is missing, and its point does not count. The greedy columns (temperature 0) say whether
-the effect is one of sampling only. A claim holds if at least two points count; where it does not hold is named.
+it (over seeds too, where there are several): noise rates, benchmarks and other variants of one backbone and task are
+no further evidence, but may deny it. A comparison that was never run is missing, and its point does not count. The
+greedy columns (temperature 0) say whether the effect is one of sampling only. A claim holds if at least two points
+count; where it does not hold is named.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pandas as pd
 from analysis.figures.style import temperatures
 from analysis.sources.table import POINT, Results
 from analysis.statistics.continuum import REFERENCE, Prior, gains
+from analysis.statistics.seeds import decisive
 from analysis.tables.results import number, text_table, with_interval
 
 STRONG_ABOVE = 0.98
@@ -94,7 +96,7 @@ def check(results: Results, prior: Prior = "clean") -> list[Claim]:
 
 def judge(table: pd.DataFrame) -> list[Claim]:
     """The claims from a table of `continuum.gains`."""
-    wide = _wide(table)
+    wide = _wide(decisive(table))
     strong = _complete(wide[wide["prior"] > STRONG_ABOVE], STRONG_OBJECTIVES)
     weak = _complete(wide[wide["exposure"] == 0], (WEAK_OBJECTIVE,))
     strong = strong.assign(comparison=strong["objective"] + f" - {REFERENCE}")

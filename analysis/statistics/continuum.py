@@ -32,7 +32,7 @@ from analysis.statistics.intervals import (
     region_paper,
 )
 from analysis.statistics.paired import paired_difference, paired_differences
-from analysis.statistics.seeds import over_seeds
+from analysis.statistics.seeds import over_seeds, p_over_seeds
 from bll_sweeps.grid.axes import canonical_json
 
 __all__ = [
@@ -86,18 +86,15 @@ def means(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     return _ordered(pd.DataFrame(rows))
 
 
-def gains(
-    results: Results, prior: Prior = "clean", reference: str = REFERENCE, resamples: int | None = None
-) -> pd.DataFrame:
+def gains(results: Results, prior: Prior = "clean", reference: str = REFERENCE) -> pd.DataFrame:
     """One row per point, objective other than `reference` and base, and decoding: gain over the reference by question.
 
     The reference is the objective of that name, and any other that is the same (power with alpha 0 is NLL). Columns as
     in `means`, with gain, gain_low, gain_high for the mean difference, gain_seeds_low and gain_seeds_high over seeds
-    and questions; p_value, and adjusted over all gains of a decoding p_holm, p_bh and significant_holm; mdd, the
+    and questions; p_value (over both where there are several seeds), and adjusted over all gains of a decoding p_holm,
+    p_bh and significant_holm; mdd, the
     difference that could be detected with 80 % power. Only questions that both were asked count; only seeds that both
     have, answered by the same engine and scored by the same grader. n = 0 where either is missing.
-
-    resamples: has no effect, the interval is no longer a bootstrap.
     """
     groups = _groups(results)
     same = _same_objectives(results, reference)
@@ -112,7 +109,7 @@ def gains(
             continue
         done, other = _paired(cells, partners.get(keys[:at] + keys[at + 1 :], []))
         difference_SN, samples = _difference(_scores(results, done), _scores(results, other))
-        row = {**dict(zip(_GROUP, keys, strict=True)), **_place(cells, prior)}
+        row = {**dict(zip(_GROUP, keys, strict=True)), **_place(done or cells, prior)}
         by_seed = difference_SN.mean(axis=1).tolist() if difference_SN.size else []
         rows.append(row | _seeds(samples, len(difference_SN), by_seed))
         differences.append(difference_SN)
@@ -120,8 +117,11 @@ def gains(
         return adjusted(pd.DataFrame(columns=[*_NO_GAINS, "p_value", "mdd"]))
     found = paired_differences([_over_runs(d_SN) for d_SN in differences])
     for row, one, difference_SN in zip(rows, found, differences, strict=True):
-        row |= _fields(one, "gain") | _over_seeds(difference_SN, one, "gain_seeds")
-        row |= {"p_value": one.p_value, "mdd": minimum_detectable(one)}
+        row |= _fields(one, "gain") | (ends := _over_seeds(difference_SN, one, "gain_seeds"))
+        low, high = ends.values()
+        several = not math.isnan(low)
+        p = p_over_seeds(one, (low, high), len(difference_SN)) if several else one.p_value
+        row |= {"p_value": p, "mdd": minimum_detectable(Interval(one.mean, low, high, one.n) if several else one)}
     return _ordered(adjusted(pd.DataFrame(rows)))
 
 
@@ -203,13 +203,17 @@ def _difference(a: _Scores, b: _Scores) -> tuple[Array, int]:
 
 
 def _place(cells: list[Cell], prior: Prior) -> dict[str, object]:
-    """Where seeds have backbones or training sets of their own their prior strengths are averaged, ends of the interval
-    likewise.
+    """Where seeds have backbones or training sets of their own their prior strengths are averaged, with the interval
+    over seeds too (seeds.py), held within [0, 1].
     """
     names = (f"prior_{prior}", f"prior_{prior}_low", f"prior_{prior}_high")
     own = {cell["prior"]: cell for cell in cells if not math.isnan(cell[f"prior_{prior}"])}
     first = next(iter(own.values()), cells[0])
-    value, low, high = (float(np.mean([cell[name] for cell in own.values() or [first]])) for name in names)
+    value_S, low_S, high_S = (np.array([cell[name] for cell in own.values() or [first]], float) for name in names)
+    value, low, high = (float(ends_S.mean()) for ends_S in (value_S, low_S, high_S))
+    if len(own) > 1:
+        within = over_seeds(value_S[:, None], Interval(value, low, high, len(own)))
+        low, high = max(within[0], 0.0), min(within[1], 1.0)
     temperatures = [cell["temperature"] for cell in cells if not math.isnan(cell["temperature"])]
     return {
         **{key: first[key] for key in _OF_POINT},

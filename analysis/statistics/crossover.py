@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.intervals import Array, Interval, Z, t_quantile
+from analysis.statistics.intervals import Array, Interval, Z, student_cdf, t_quantile
 
 SETTING = ["backbone", "domain"]
 MIN_SETTINGS = 4  # of fewer, each left out in turn, the scatter cannot be told
@@ -266,16 +266,3 @@ def _logit(p: float) -> float:
 
 def _expit(x: float) -> float:
     return float(expit(np.array(x)))
-
-
-def student_cdf(t: float, freedom: int) -> float:
-    """P(T <= t) of Student's t, freedom >= 1 (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
-    angle = math.atan2(t, math.sqrt(freedom))
-    cos2, term, series = math.cos(angle) ** 2, 1.0, 0.0
-    odd = freedom % 2
-    for k in range(1, freedom // 2 + 1):
-        series += term
-        term *= cos2 * (2 * k / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
-    inside = math.sin(angle) * series * (math.cos(angle) if odd else 1.0)
-    inside = 2 / math.pi * (angle + inside) if odd else inside
-    return 0.5 + inside / 2

@@ -126,6 +126,19 @@ def t_quantile(df: int) -> float:
     return Z + sum(term / df**power for power, term in enumerate(series, 1))
 
 
+def student_cdf(t: float, freedom: int) -> float:
+    """P(T <= t) of Student's t, freedom >= 1 (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    cos2, term, series = math.cos(angle) ** 2, 1.0, 0.0
+    odd = freedom % 2
+    for k in range(1, freedom // 2 + 1):
+        series += term
+        term *= cos2 * (2 * k / (2 * k + 1) if odd else (2 * k - 1) / (2 * k))
+    inside = math.sin(angle) * series * (math.cos(angle) if odd else 1.0)
+    inside = 2 / math.pi * (angle + inside) if odd else inside
+    return 0.5 + inside / 2
+
+
 def ratio_interval(
     numerator_N: Array, denominator_N: Array, seed: int = 0, units: Sequence[Hashable] | None = None
 ) -> Interval:
@@ -162,11 +175,16 @@ def _resampled_sums(values_NK: Array, resamples: int, seed: int) -> Array:
     """Sums over N draws with replacement of the rows of `values` [N, K], `resamples` times -> [B, K]."""
     n = len(values_NK)
     if n * resamples <= _CHUNK:
-        return _draws(n, resamples, seed) @ values_NK
+        return _sums(_draws(n, resamples, seed), values_NK)
     step = max(1, _CHUNK // n)
     rng = np.random.default_rng(seed)
-    parts = [_draw(rng, n, min(step, resamples - start)) @ values_NK for start in range(0, resamples, step)]
+    parts = [_sums(_draw(rng, n, min(step, resamples - start)), values_NK) for start in range(0, resamples, step)]
     return np.concatenate(parts)
+
+
+def _sums(count_BN: Array | NDArray[np.int64], values_NK: Array) -> Array:
+    # Not `@`: between two calls OpenBLAS's threads wait busily, for seconds in all, on processors that others need.
+    return np.stack([np.einsum("bn,n->b", count_BN, values_N.copy()) for values_N in values_NK.T], axis=1)
 
 
 @lru_cache(maxsize=1)  # of 32 MB at most

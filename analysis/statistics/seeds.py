@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 
-from analysis.statistics.intervals import Array, Interval, t_quantile
+from analysis.statistics.intervals import Array, Interval, Z, student_cdf, t_quantile
+
+_BISECTIONS = 80
 
 
 def over_seeds(score_SN: Array, questions: Interval) -> tuple[float, float]:
@@ -31,6 +35,42 @@ def over_seeds(score_SN: Array, questions: Interval) -> tuple[float, float]:
     spread = t_quantile(seeds - 1) * float(mean_S.std(ddof=1)) / math.sqrt(seeds)
     below, above = questions.mean - questions.low, questions.high - questions.mean
     return questions.mean - math.hypot(below, spread), questions.mean + math.hypot(above, spread)
+
+
+def p_over_seeds(questions: Interval, seeds: tuple[float, float], runs: int) -> float:
+    """Two-sided p-value of zero for a mean of `runs` seeds: 1 - the level at which the interval over seeds and
+    questions just reaches 0, so that it is below .05 exactly where `seeds`, the 95 % one, does not hold 0.
+
+    questions: the interval over questions alone, whose half-width grows with the normal quantile; the seeds' part grows
+    with that of Student's t with runs - 1 degrees of freedom.
+    """
+    near, end = (questions.low, seeds[0]) if questions.mean > 0 else (questions.high, seeds[1])
+    of_questions = abs(questions.mean - near) / Z
+    of_seeds = _added(abs(questions.mean - end), abs(questions.mean - near)) / t_quantile(runs - 1)
+    if math.isnan(of_seeds):
+        return math.nan
+    least, most = 1e-9, 1e9  # Student's t at the level that is looked for
+    for _ in range(_BISECTIONS):
+        t = math.sqrt(least * most)
+        tail = max(student_cdf(-t, runs - 1), 1e-300)
+        reach = math.hypot(-NormalDist().inv_cdf(tail) * of_questions, t * of_seeds)
+        least, most = (t, most) if reach < abs(questions.mean) else (least, t)
+    return min(1.0, 2 * max(student_cdf(-most, runs - 1), 0.0))
+
+
+def decisive(table: pd.DataFrame, stem: str = "gain") -> pd.DataFrame:
+    """Rows of `continuum.gains` or `means` (stem "") with the interval over seeds and questions in the place of that
+    over questions, where there are several seeds: that is the one which tells whether an objective is better.
+    """
+    before = f"{stem}_" if stem else ""
+    if f"{before}seeds_low" not in table:
+        return table
+    return table.assign(
+        **{
+            f"{before}{end}": table[f"{before}seeds_{end}"].fillna(table[f"{before}{end}"]).astype(float)
+            for end in ("low", "high")
+        }
+    )
 
 
 def average_over_seeds(

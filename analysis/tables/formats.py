@@ -7,7 +7,8 @@ import io
 from dataclasses import dataclass
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "≥": r"$\geq$"}
-_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"·": r"$\cdot$", "±": r"$\pm$", ">": "$>$"}
+_LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"·": r"$\cdot$", "±": r"$\pm$"}
+_LATEX |= {character: f"${character}$" for character in "<>|"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ def markdown(grid: Grid) -> str:
 
 
 def _markdown(text: str) -> str:
+    """Readers of Markdown take HTML in it for HTML."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("\n", " ")
 
 

@@ -20,8 +20,9 @@ from bll_sweeps.store.records import write_text
 
 RULES = {"region": "prior strength", "region_paper": "the paper's, by domain"}
 GAINS_NOTE = (
-    f"Gain over {REFERENCE.upper()}: difference of mean scores, paired by question, with its 95 % interval; n is the "
-    "number of questions. p: of the score test that the interval inverts. p (Holm): adjusted, so that the chance of a "
+    f"Gain over {REFERENCE.upper()}: difference of mean scores, paired by question, with its 95 % interval, and the "
+    "interval over seeds and questions where there are several seeds; n is the number of questions. p: that of the "
+    "wider of the two. p (Holm): adjusted, so that the chance of a "
     f"false discovery among the gains of a decoding stays below {number(LEVEL, 2)}; p (BH), by Benjamini and Hochberg: "
     "so that their expected share does. Averages over benchmarks are adjusted among themselves. MDD: the difference "
     f"that a repetition would show with {100 * POWER:.0f} % power."
@@ -91,16 +92,22 @@ def _write(folder: Path, name: str, grid: Grid) -> Path:
 def gains_grid(gains: pd.DataFrame, results: Results) -> Grid:
     """Every gain with its interval, n, p-values and minimum detectable difference; bold where Holm's p is below .05."""
     names = ["point", "benchmark", "variant", "objective", "decoding"]
-    heads = [*names, "gain [95 %]", "n", "p", "p (Holm)", "p (BH)", "MDD"]
+    heads = [*names, "gain [95 %]", "over seeds", "n", "p", "p (Holm)", "p (BH)", "MDD"]
     lines = []
     for row in with_averages(gains, results).to_dict("records") if len(gains) else []:
         gain = with_interval(row["gain"], row["gain_low"], row["gain_high"]) if row["n"] else "missing"
-        texts = [gain, str(row["n"]), *p_texts(row)]
-        bold = [bool(row["significant_holm"]), *[False] * 5]
+        texts = [gain, seeds_text(row), str(row["n"]), *p_texts(row)]
+        bold = [bool(row["significant_holm"]), *[False] * 6]
         lines.append([*((str(row[name]), False) for name in names), *zip(texts, bold, strict=True)])
     text = f"{GAINS_NOTE} Bold: p (Holm) below {number(LEVEL, 2)}."
     text = text if lines else f"No gains: nothing is there to compare with {REFERENCE.upper()}."
     return Grid(f"Gains over {REFERENCE.upper()}", heads, lines, text, len(names))
+
+
+def seeds_text(row: dict[Any, Any]) -> str:
+    """`-.117 to .761`, the 95 % interval over seeds and questions; '-' with fewer than two seeds."""
+    low, high = row["gain_seeds_low"], row["gain_seeds_high"]
+    return "-" if math.isnan(low) else f"{number(low)} to {number(high)}"
 
 
 def p_texts(row: dict[Any, Any]) -> list[str]:

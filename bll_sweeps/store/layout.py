@@ -29,6 +29,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bll_sweeps.errors import StoreError
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -241,6 +243,9 @@ class Layout:
     root: Path
 
     def job(self, job_id: str) -> JobFiles:
+        """Raises StoreError for an id that would lead out of `jobs/`."""
+        if "/" in job_id or job_id.startswith("."):
+            raise StoreError(f"{job_id!r} is no id of a job (<kind>-<16 hex>)")
         return JobFiles(self.root / "jobs" / job_id)
 
     @property
