@@ -9,12 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bll_sweeps.errors import StoreError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 PAPER = "paper"
 
@@ -35,7 +31,8 @@ def _run(options: argparse.Namespace) -> int:
     options.source = Path(options.source)
     from analysis.sources.empty import is_empty, nothing
     from analysis.sources.table import load
-    from analysis.statistics.claims import check, claims_text
+    from analysis.statistics.claims import check
+    from analysis.tables.claims import claims_text
 
     if options.numbers is not None:
         raise UsageError(f"--numbers={options.numbers} goes with --source {PAPER}")

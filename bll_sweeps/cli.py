@@ -486,13 +486,14 @@ def _regrade(args: argparse.Namespace) -> int:
 
 def _results(args: argparse.Namespace) -> int:
     from analysis.sources.table import load
-    from analysis.statistics import claims
+    from analysis.statistics.claims import check
     from analysis.tables import results as tables
+    from analysis.tables.claims import claims_text
 
     layout = _layout(args)
     results = load(layout.root, _sweep(args, layout))
     if args.claims:
-        print(claims.claims_text(claims.check(results)), end="")
+        print(claims_text(check(results)), end="")
     else:
         show = tables.results_csv if args.csv else tables.results_text
         print(show(results, view=args.view), end="")

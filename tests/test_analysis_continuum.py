@@ -18,10 +18,11 @@ from analysis.__main__ import main
 from analysis.figures.leaders import leaders
 from analysis.sources.table import Results, load
 from analysis.statistics.benchmarks import by_place
-from analysis.statistics.claims import check, claims_text, judge
+from analysis.statistics.claims import check, judge
 from analysis.statistics.continuum import gains, means
 from analysis.statistics.intervals import Interval
 from analysis.statistics.seeds import p_over_seeds
+from analysis.tables.claims import claims_text, reading, sampled
 from analysis.tables.sweep import gains_grid
 from bll_sweeps.grid.axes import Noise, Objective
 from bll_sweeps.grid.cell import Cell
@@ -259,7 +260,7 @@ def test_claims_hold_on_a_store_that_shows_them_and_greedy_is_told_beside(store:
     assert len(strong.rows) == 4  # two points above .98, two objectives
     assert strong.count() == (4, 4)
     assert strong.count("greedy_")[0] < 4
-    assert "effect of sampling" in strong.reading
+    assert "effect of sampling" in reading(strong)
     assert weak.rows["point"].tolist() == ["lab-c · rot"]
     assert (weak.rows["gain"] > 0).all()
     text = claims_text([strong, weak])
@@ -318,7 +319,7 @@ def test_claims_are_judged_by_temperature_whatever_the_decodings_are_called(stor
     table.loc[table["temperature"] > 0, "temperature"] = 0.7
     strong = judge(table)[0]
     assert strong.verdict.startswith("holds")
-    assert strong.sampled == "T=0.7"
+    assert sampled(strong) == "T=0.7"
     assert "T=1" not in claims_text([strong])
 
 

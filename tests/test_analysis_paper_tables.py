@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.paper.reported import reported
+from analysis.paper.tables import MISSING, TABLES, paper_table, write_tables
 from analysis.tables.formats import Grid, latex, markdown
-from analysis.tables.paper import MISSING, TABLES, paper_table, write_tables
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.tables.formats import temperatures
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -164,12 +166,6 @@ def decoding_name(rows: pd.DataFrame) -> str:
     greedy = plain(" and ".join(dict.fromkeys(rows.loc[rows["temperature"] == 0, "domain"])))
     sampled = f"nswers sampled at {temperatures(known[known > 0])}"
     return f"Greedy answers ({greedy}), else a{sampled}" if greedy else f"A{sampled}"
-
-
-def temperatures(values: pd.Series) -> str:
-    """`T=1`, or `T=0.7 to 1` where they differ."""
-    low, high = float(values.min()), float(values.max())
-    return f"T={low:g}" + (f" to {high:g}" if high > low else "")
 
 
 def prior_counts(row: Mapping[Any, Any]) -> str:

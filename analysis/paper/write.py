@@ -11,11 +11,11 @@ from analysis.paper.compare import beside, compare, matches, summary
 from analysis.paper.consistency import GRADES, check
 from analysis.paper.figures import write_reported_figures
 from analysis.paper.reported import reported, reported_gains, reported_means
+from analysis.paper.tables import write_tables
 from analysis.paper.text_claims import claims
 from analysis.sources.table import Prior, Results
 from analysis.tables.folder import made
 from analysis.tables.formats import Grid, markdown
-from analysis.tables.paper import write_tables
 from bll_sweeps.store.records import write_text
 
 _KINDS = {

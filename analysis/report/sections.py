@@ -16,10 +16,11 @@ from analysis.report.grids import Facets, data_table, heat_maps, legend, table
 from analysis.report.runs import MOST_LOGS, runs, scrubbed
 from analysis.report.vega import Spec
 from analysis.sources.table import CELL, PLACE, Results
-from analysis.statistics.claims import Claim, claim_rows
+from analysis.statistics.claims import Claim
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import crossover
 from analysis.statistics.intervals import REGION_EDGES
+from analysis.tables.claims import claim_rows, reading
 from analysis.tables.results import number, with_interval
 from analysis.tables.sweep import with_averages
 
@@ -233,7 +234,7 @@ def claims_section(claims: list[Claim]) -> str:
         kind = next((k for start, k in _VERDICT_CLASS if claim.verdict.startswith(start)), "open")
         parts.append(
             f"<h3>{escape(claim.statement)}: <span class={kind}>{escape(claim.verdict)}</span></h3>"
-            f"<p>{escape(claim.reading)}</p>"
+            f"<p>{escape(reading(claim))}</p>"
         )
         parts.append(table(heads, [list(row) for row in rows]) if rows else "")
     return "".join(parts)

@@ -13,17 +13,13 @@ count; where it does not hold is named.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from analysis.figures.style import temperatures
 from analysis.sources.table import POINT, Results
 from analysis.statistics.continuum import REFERENCE, Prior, gains
 from analysis.statistics.seeds import decisive
-from analysis.tables.results import number, text_table, with_interval
 
 STRONG_ABOVE = 0.98
 STRONG_OBJECTIVES = ("p", "logp_above")
@@ -70,24 +66,6 @@ class Claim:
         known = self.rows[self.rows[f"{prefix}n"] > 0]
         return int((known[f"{prefix}gain_low"] > 0).sum()), len(known)
 
-    @property
-    def sampled(self) -> str:
-        """How the judged answers were sampled: `T=1`, `T=0.7 to 1`."""
-        known = self.rows["temperature"].dropna()
-        return temperatures(known) if len(known) else "sampled"
-
-    @property
-    def reading(self) -> str:
-        """One sentence: how many count, and what greedy decoding says."""
-        above, known = self.count()
-        greedy_above, greedy_known = self.count("greedy_")
-        text = f"{above} of {known} comparisons have an interval above zero ({self.sampled})"
-        if greedy_known:
-            text += f"; greedily {greedy_above} of {greedy_known}"
-        if above and greedy_known and greedy_above < above / 2:
-            text += f": mostly an effect of sampling ({self.sampled})"
-        return text
-
 
 def check(results: Results, prior: Prior = "clean") -> list[Claim]:
     """The two claims with all their points, strongest prior first."""
@@ -105,7 +83,7 @@ def judge(table: pd.DataFrame) -> list[Claim]:
     return [
         Claim(
             "strong end",
-            f"where prior strength > {number(STRONG_ABOVE, 2)}, {names} both gain over {REFERENCE}",
+            f"where prior strength > {STRONG_ABOVE:g}, {names} both gain over {REFERENCE}",
             _judged(strong),
         ),
         Claim(
@@ -156,52 +134,3 @@ def _mirrored(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _judged(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(counts=rows["gain_low"] > 0).reset_index(drop=True)
-
-
-def claims_text(claims: list[Claim]) -> str:
-    """The claims with every number, for the terminal."""
-    parts = []
-    for claim in claims:
-        heads, rows = claim_rows(claim)
-        parts.append(f"claim ({claim.name}): {claim.statement}")
-        if rows:
-            parts.append(text_table(heads, rows))
-        parts.append(f"verdict: {claim.verdict} - {claim.reading}\n")
-    return "\n".join(parts)
-
-
-def claim_rows(claim: Claim) -> tuple[list[str], list[list[str]]]:
-    """Heads and text rows of the claim's table."""
-    heads = [
-        "point",
-        "comparison",
-        "prior [95 %]",
-        "exposure",
-        f"{claim.sampled} [95 %]",
-        "n",
-        "> 0",
-        "greedy [95 %]",
-        "n",
-        "> 0",
-    ]
-    records = claim.rows.to_dict("records")
-    rows = [_line(row) for row in records]
-    if claim.rows["variant"].any():
-        heads.insert(1, "variant")
-        rows = [[line[0], str(row["variant"]), *line[1:]] for line, row in zip(rows, records, strict=True)]
-    return heads, rows
-
-
-def _line(row: dict[Any, Any]) -> list[str]:
-    cells = [
-        str(row["point"]),
-        row["comparison"],
-        with_interval(row["prior"], row["prior_low"], row["prior_high"], 4),
-    ]
-    cells.append("?" if math.isnan(row["exposure"]) else f"{row['exposure']:.0f}")
-    for prefix in ("", "greedy_"):
-        known = row[f"{prefix}n"] > 0
-        gain = with_interval(row[f"{prefix}gain"], row[f"{prefix}gain_low"], row[f"{prefix}gain_high"])
-        verdict = ("yes" if row[f"{prefix}gain_low"] > 0 else "no") if known else "missing"
-        cells += [gain if known else "-", str(row[f"{prefix}n"]), verdict]
-    return cells

@@ -1,10 +1,14 @@
-"""A grid of cells as Markdown, as LaTeX (booktabs) and as CSV."""
+"""A grid of cells as Markdown, as LaTeX (booktabs) and as CSV; and temperatures in words."""
 
 from __future__ import annotations
 
 import csv
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "≥": r"$\geq$"}
 _LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"·": r"$\cdot$", "±": r"$\pm$"}
@@ -64,3 +68,9 @@ def comma_separated(heads: list[str], lines: list[list[str]]) -> str:
     writer.writerow(heads)
     writer.writerows(lines)
     return out.getvalue()
+
+
+def temperatures(values: pd.Series) -> str:
+    """`T=1`, or `T=0.7 to 1` where they differ."""
+    low, high = float(values.min()), float(values.max())
+    return f"T={low:g}" + (f" to {high:g}" if high > low else "")
