@@ -197,12 +197,13 @@ def crossovers(replications: int) -> Iterator[Row]:
         yield row | (tally(told, truth) if told else {"coverage": float("nan"), "median width": float("nan")})
 
 
-def promised(row: Row) -> tuple[float, float]:
+def promised(row: Row, by_difference: bool = True) -> tuple[float, float]:
     """The bounds that the coverage of a mean or a difference is to keep: narrow ones where at least ten questions tell
-    something, be it that they are answered right, or wrong, or that they differ.
+    something, be it that they are answered right, or wrong, or (by_difference) that they differ.
     """
     telling = row["n"] * min(row["accuracy"], 1 - row["accuracy"])
-    telling = min(telling, row.get("questions that differ", telling))
+    if by_difference:
+        telling = min(telling, row.get("questions that differ", telling))
     return (0.93, 0.97) if telling >= 10 - 1e-9 else (0.9, 1.0)
 
 
@@ -220,14 +221,23 @@ def _text(key: str, value: Any) -> str:
 
 
 def verdict(rows: list[Row]) -> Iterator[str]:
-    """Which settings leave their bounds, by name."""
+    """Which settings leave their bounds, by name; of differences also where bounds go by accuracy alone."""
     yield ""
     low = min(rows, key=lambda row: row["coverage"])
-    narrow = [row for row in rows if promised(row)[0] > 0.9]
-    yield f"{len(rows)} settings, {len(narrow)} of them with narrow bounds."
-    yield f"The lowest coverage is {100 * low['coverage']:.1f} %."
-    below = [row for row in rows if row["coverage"] < promised(row)[0]]
-    above = [row for row in rows if row["coverage"] > promised(row)[1]]
+    yield f"{len(rows)} settings; the lowest coverage is {100 * low['coverage']:.1f} %."
+    yield ""
+    yield from _outside(rows)
+    if "questions that differ" in rows[0]:
+        yield "By n x min(accuracy, 1 - accuracy) >= 10 alone, however few questions differ:"
+        yield ""
+        yield from _outside(rows, by_difference=False)
+
+
+def _outside(rows: list[Row], by_difference: bool = True) -> Iterator[str]:
+    bounds = [promised(row, by_difference) for row in rows]
+    yield f"{sum(low > 0.9 for low, _ in bounds)} settings have narrow bounds."
+    below = [row for row, (least, _) in zip(rows, bounds, strict=True) if row["coverage"] < least]
+    above = [row for row, (_, most) in zip(rows, bounds, strict=True) if row["coverage"] > most]
     for name, out in (("below", below), ("above", above)):
         yield f"{'No setting is' if not out else f'{len(out)} settings are'} {name} the bounds{':' if out else '.'}"
         yield ""

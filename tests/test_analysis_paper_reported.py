@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.paper.reported import FOLDER, benchmarks, reported, reported_gains, reported_means
+from analysis.paper.reported import FOLDER, benchmarks, reported, reported_ablation, reported_gains, reported_means
 from analysis.sources.table import load
 from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import gains, means
@@ -137,3 +137,23 @@ def test_a_number_that_is_told_twice_is_named_with_both_lines(tmp_path: Path) ->
     path.write_text("\n".join([*lines, lines[4]]) + "\n")
     with pytest.raises(UsageError, match=rf"twice.csv lines 5 and {len(lines) + 1} tell one and the same number"):
         reported(path)
+
+
+def test_the_ablations_stand_alone_with_nll_where_the_grid_has_the_same_score(table: pd.DataFrame) -> None:
+    alphas = reported_ablation("alpha", table)
+    assert alphas.groupby("domain").size().to_dict() == {"math": 20, "figfont": 20}
+    nll = alphas[alphas["objective"] == "nll"].set_index("domain")
+    assert nll["place"].to_dict() == {"math": "Table 1", "figfont": "Table 3"}
+    assert nll.loc["figfont", "metric"] == "Jaro-Winkler similarity"
+    assert (nll["digitised"] == 0).all() and (alphas[alphas["objective"] != "nll"]["digitised"] > 0).all()
+
+    quantiles = reported_ablation("quantile", table)
+    printed = quantiles[quantiles["place"] == "Figure 5 (printed maximum)"]
+    assert len(quantiles) == 59 and len(printed) == 6  # a maximum printed beside its curve is not read off as well
+    assert not quantiles["objective"].duplicated().any()
+
+    sizes = reported_ablation("scale", table).set_index("backbone")["gain"]
+    assert sizes.to_dict() == pytest.approx(
+        {"qwen2.5-3b": 0.008, "qwen2.5-7b": 0.0408, "qwen2.5-14b": 0.121, "qwen2.5-32b": 0.16}
+    )
+    assert reported_ablation("scale", table[table["place"] == "Table 1"]).empty

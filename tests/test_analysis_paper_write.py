@@ -14,6 +14,9 @@ FIGURES = {
     for name in (
         "continuum-reported",
         "gains-reported",
+        "alpha-reported",
+        "quantiles-reported",
+        "scale-reported",
         "theory-gradient-shapes",
         "theory-trade-places",
         "theory-risk-over-time",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.overlay import reported_at, told
+from analysis.figures.overlay import of_the_paper, reported_at, told
 from analysis.figures.panels import WIDTH, finish, objective_handles
 from analysis.figures.style import (
     MARKERS,
@@ -73,7 +73,7 @@ def continuum(
     upper.tick_params(axis="x", length=0, labelbottom=False)
     _strip(strip, rows, markers, limits, named)
     _logit_axis(strip, limits)
-    of_what = "as the paper reports it" if _of_the_paper(rows) else PRIOR_NAMES[prior]
+    of_what = "as the paper reports it" if of_the_paper(rows) else PRIOR_NAMES[prior]
     strip.set_xlabel(f"prior strength: mean p of the target tokens under the base model, {of_what} (logit scale)")
     unit = "questions" if (rows["prior_questions"] > 0).all() else "sequences"
     what = "task and prior strength" if named else "prior strength of each point (too many to name: means.csv)"
@@ -362,10 +362,6 @@ def _range(counts: pd.Series) -> str:
     return f"{low}{f' to {high}' if high > low else ''}"
 
 
-def _of_the_paper(rows: pd.DataFrame) -> bool:
-    return "source" in rows and bool(rows["source"].eq("reported").all())
-
-
 def _caption(rows: pd.DataFrame, more: str) -> str:
     bars = f"Bars: 95 % interval of the difference paired by question{averaged(rows)}. "
     if over_seeds(rows).any():
@@ -374,7 +370,7 @@ def _caption(rows: pd.DataFrame, more: str) -> str:
     if unknown:
         which = f"The gains{averaged(rows)}" if unknown == len(rows) else f"{unknown} of {len(rows)} gains"
         bars = bars * (unknown < len(rows)) + f"{which}: no interval, as there are no scores by question. "
-    if _of_the_paper(rows):
+    if of_the_paper(rows):
         more += " Numbers as the paper reports them, figlet fonts by exact match."
     if _tied(rows):
         more += " Points of nearly one prior strength stand side by side."

@@ -59,7 +59,7 @@ def told(rows: pd.DataFrame, theirs: pd.DataFrame, what: str = "scores", note: s
         return f" {note}" if note else ""
     mine = rows.drop_duplicates(_CELL)
     has = pd.MultiIndex.from_frame(mine[_CELL]).isin(pd.MultiIndex.from_frame(theirs[_CELL]))
-    text = f" Open marks: the paper's numbers, for {has.sum()} of {len(mine)} {what} ({_sources(theirs)})"
+    text = f" Open marks: the paper's numbers, for {has.sum()} of {len(mine)} {what} ({sources(theirs)})"
     names = [f"{place['name']} ({listed(some['objective'], _OBJECTIVES)})" for place, some in places(mine[~has])]
     if names:
         more = f"; and {len(names) - _NAMED} more points" if len(names) > _NAMED else ""
@@ -67,7 +67,21 @@ def told(rows: pd.DataFrame, theirs: pd.DataFrame, what: str = "scores", note: s
     return f"{text}. {note}".rstrip()
 
 
-def _sources(theirs: pd.DataFrame) -> str:
+def of_the_paper(rows: pd.DataFrame) -> bool:
+    """Whether all of them are reported numbers: then a figure shows these, and none of ours."""
+    return "source" in rows and bool(rows["source"].eq("reported").all())
+
+
+def as_reported(rows: pd.DataFrame) -> str:
+    """Where reported numbers that stand alone are from, for the small print; `metric`, if told, names their score."""
+    by = ""
+    if "metric" in rows:
+        metrics = rows.drop_duplicates(["domain", "metric"]).to_dict("records")
+        by = ", " + plain(", ".join(f"{row['domain']} by {row['metric']}" for row in metrics))
+    return f"Numbers as the paper reports them ({sources(rows)}){by}. No intervals: there are no scores by question."
+
+
+def sources(theirs: pd.DataFrame) -> str:
     """`Figure 6 left, read off to ±.0005; Table 1`."""
     if "place" not in theirs:
         return "no source is told"

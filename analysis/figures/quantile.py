@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.overlay import at_place, reported_at, told
+from analysis.figures.overlay import as_reported, at_place, of_the_paper, reported_at, told
 from analysis.figures.panels import (
     GREY,
     crosses,
@@ -152,8 +152,9 @@ def _handles(bases: list[str]) -> list[Any]:
 
 
 def _caption(rows: pd.DataFrame) -> str:
+    bars = f"Bars: 95 % interval (Wilson) of the mean score{averaged(rows)}."
     return (
         f"{decoding_name(rows)}; {counts(rows)}. Thresholds: quantiles of the training targets' p under the base "
-        f"model, as trained. Bars: 95 % interval (Wilson) of the mean score{averaged(rows)}."
+        f"model, as trained. {as_reported(rows) if of_the_paper(rows) else bars}"
         f"{missing(rows, ' (crosses at the foot)')}"
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.overlay import reported_at, told
+from analysis.figures.overlay import as_reported, of_the_paper, reported_at, told
 from analysis.figures.panels import (
     crosses,
     domains,
@@ -51,9 +52,15 @@ def parameters(results: Results) -> dict[str, tuple[int, str]]:
                 told = int(spec["job"].get("backbone", {}).get("parameters") or 0)
                 out |= {name: (told, "spec")} if told else {}
                 break
-        if name not in out and (named := _SIZE.search(name)) is not None:
-            out[name] = (round(float(named[1]) * _UNIT[named[2]]), "name")
+        if name not in out:
+            out |= named([name])
     return out
+
+
+def named(backbones: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """The same by the names alone: `qwen2.5-1.5b` has 1.5 billion."""
+    found = {name: _SIZE.search(name) for name in backbones}
+    return {name: (round(float(size[1]) * _UNIT[size[2]]), "name") for name, size in found.items() if size is not None}
 
 
 def family(backbone: str) -> str:
@@ -152,10 +159,13 @@ def _families(markers: dict[str, str]) -> list[Any]:
 
 
 def _caption(rows: pd.DataFrame) -> str:
-    named = list(dict.fromkeys(rows.loc[rows["told"] == "name", "backbone"]))
-    source = "Numbers of parameters: from the backbones' specs"
-    source += f", of {plain(', '.join(named))} from the name" if named else ""
+    by_name = list(dict.fromkeys(rows.loc[rows["told"] == "name", "backbone"]))
+    source = "from the backbones' specs" + (f", of {plain(', '.join(by_name))} from the name" if by_name else "")
+    if (rows["told"] == "name").all():
+        source = "from the backbones' names"
+    bars = f"Bars: 95 % interval of the difference paired by question{averaged(rows)}."
+    told_by = as_reported(rows) if of_the_paper(rows) else bars
     return (
-        f"{decoding_name(rows)}; {counts(rows)}. Bars: 95 % interval of the difference paired by question"
-        f"{averaged(rows)}. {source}.{missing(rows, ' (crosses at the foot)')}"
+        f"{decoding_name(rows)}; {counts(rows)}. {told_by} Numbers of parameters: {source}."
+        f"{missing(rows, ' (crosses at the foot)')}"
     )

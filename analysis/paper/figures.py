@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.figures.save import save
 from analysis.figures.style import STYLE, averaged, colours, counts, in_order, legend_text, note, plain
-from analysis.paper.reported import formulas, reported_gains
+from analysis.paper.reported import formulas, reported_ablation, reported_gains
 from analysis.statistics.benchmarks import PRIMARY, by_place
 from analysis.statistics.continuum import REFERENCE
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def write_reported_figures(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """continuum-reported and gains-reported as PNG, PDF and SVG, and the figures of the theory; the paths of the PNG
-    files. Those of the theory alone for a table without the main grid.
+    """The continuum, the gains and the ablations as reported, as PNG, PDF and SVG, and the figures of the theory; the
+    paths of the PNG files. What the table has no numbers of is left out.
     """
     from analysis.figures.continuum import continuum
     from analysis.figures.theory import theory_figures
@@ -30,12 +30,30 @@ def write_reported_figures(table: pd.DataFrame, folder: Path) -> list[Path]:
 
     def figures() -> Iterator[tuple[str, Figure]]:
         yield from theory_figures()
-        if rows.empty:
-            return
-        yield "continuum-reported", continuum(rows[rows["prior"].notna()], formulas())
-        yield "gains-reported", gain_bars(rows)
+        if len(rows):
+            yield "continuum-reported", continuum(rows[rows["prior"].notna()], formulas())
+            yield "gains-reported", gain_bars(rows)
+        yield from _ablations(table)
 
     return _write(figures(), folder)
+
+
+def _ablations(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    from analysis.figures.alpha import alpha_rows, alpha_sweep
+    from analysis.figures.quantile import quantile_ablation, quantile_rows
+    from analysis.figures.scale import named, scale_rows, scale_sweep
+
+    if len(alphas := _ablated(reported_ablation("alpha", table), alpha_rows)):
+        yield "alpha-reported", alpha_sweep(alphas)
+    if len(quantiles := _ablated(reported_ablation("quantile", table), quantile_rows)):
+        yield "quantiles-reported", quantile_ablation(quantiles)
+    gains = reported_ablation("scale", table)
+    if len(gains) and len(sizes := scale_rows(gains, named(gains["backbone"]))):
+        yield "scale-reported", scale_sweep(sizes, formulas())
+
+
+def _ablated(rows: pd.DataFrame, kind: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    return kind(rows, rows) if len(rows) else rows
 
 
 def placed_gains(table: pd.DataFrame) -> pd.DataFrame:

@@ -219,6 +219,39 @@ def reported_gains(table: pd.DataFrame | None = None, reference: str = REFERENCE
     return gains.drop(columns=["mean", "low", "high"]).reset_index(drop=True)
 
 
+_ALONE = {  # by the kind of ablation: the metrics that its figure is of, and its places, first choice first
+    "alpha": (("accuracy", "jaro_winkler"), ("Figure 6 left", "Figure 6 right")),
+    "quantile": (("accuracy",), ("Figure 5 (printed maximum)", "Figure 5")),
+    "scale": (("gain_over_nll",), ("Figure 7",)),
+}
+
+
+def reported_ablation(kind: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The numbers of the paper's ablation of `alpha`, `quantile` or `scale` (Figures 6, 5, 7), a row per objective,
+    backbone and domain, with the columns of `reported_means` (of scale: `reported_gains`) and `place`, `digitised` (as
+    figures.overlay.Reported) and of scores `metric` in words. To alphas NLL is added from the main grid where
+    that has the same score.
+    """
+    table = reported() if table is None else table
+    metrics, places = _ALONE[kind]
+    mine = table[table["place"].isin(places) & table["metric"].isin(metrics)]
+    if kind == "alpha":
+        cell = ["backbone", "domain", "benchmark", "metric"]
+        same = pd.MultiIndex.from_frame(table[cell]).isin(pd.MultiIndex.from_frame(mine[cell]))
+        mine = pd.concat([mine, table[table["place"].isin(_TABLES) & (table["objective"] == REFERENCE) & same]])
+    mine = mine.iloc[mine["place"].map([*places, *_TABLES].index).argsort(kind="stable")]
+    rows = []
+    for row in mine.drop_duplicates(["backbone", "domain", "name"]).to_dict("records"):
+        more = {"place": row["place"], "identity": row["identity"]}
+        more["digitised"] = row["rounding"] if row["how"] == "digitised" else 0.0
+        if kind == "scale":
+            more |= {"gain": row["score"], "significant_holm": False, **dict.fromkeys(_BY_QUESTION, math.nan)}
+        else:
+            more |= {"mean": row["score"], "low": math.nan, "high": math.nan, "metric": METRICS[row["metric"]]}
+        rows.append({**_place(table, row), **more})
+    return _ordered(pd.DataFrame(rows))
+
+
 def _grid(table: pd.DataFrame) -> pd.DataFrame:
     main = table["place"].isin(_TABLES) & table["metric"].isin(PRIMARY_METRICS) & (table["benchmark"] != AVERAGE)
     return table[main]
@@ -231,7 +264,7 @@ def _place(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
     out |= {"task": domain, "exposure": math.nan, "noise_kind": "none", "noise_rate": 0.0}
     prior = prior_of(table, backbone, domain)
     out |= {"prior": prior, "prior_low": math.nan, "prior_high": math.nan, "prior_questions": 0, "prior_sequences": 0}
-    known = benchmarks().to_dict("index").get((domain, benchmark), {})
+    known = _asked(domain, benchmark)
     temperature, samples = float(known.get("temperature", math.nan)), int(known.get("samples", 0))
     out |= {"decoding": "sampled" if temperature > 0 else "greedy", "temperature": temperature, "primary": True}
     out |= {
@@ -241,6 +274,18 @@ def _place(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
         "samples": samples,
     }
     return out | {"seeds": 1, "source": "reported", **dict.fromkeys(_OF_SEEDS, math.nan)}
+
+
+def _asked(domain: str, benchmark: str) -> dict[str, Any]:
+    """Questions, samples and temperature; of an average, those of the benchmarks that it is over."""
+    known = benchmarks()
+    if benchmark != AVERAGE:
+        return {str(k): v for k, v in known.to_dict("index").get((domain, benchmark), {}).items()}
+    parts = known[known["reported"] & (known.index.get_level_values("domain") == domain)]
+    if parts.empty:
+        return {}
+    least = parts[["samples", "temperature"]].min()
+    return {"questions": int(parts["questions"].sum()), **{str(name): value for name, value in least.items()}}
 
 
 def prior_of(table: pd.DataFrame, backbone: str, domain: str) -> float:
