@@ -7,12 +7,14 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.advice.__main__ import main
-from analysis.advice.advise import advise, plain, reported_in
+from analysis.advice.advise import advise, plain
 from analysis.advice.evidence import Conditions, Evidence, conditions_of, prior_strength, read_evidence
 from analysis.advice.judge import SURE, judge
+from analysis.advice.paper import reported_in
 from analysis.advice.text import advice_text, validation_text
 from analysis.advice.validate import validate, validation_plain
 from analysis.statistics.intervals import Interval
@@ -214,12 +216,32 @@ def test_the_paper_is_quoted_by_region() -> None:
     assert strong.gain > 0.05 > 0 > weak.gain
 
 
+def test_beyond_the_evidence_the_fit_only_bounds_the_gain_and_the_paper_leans(evidence: Evidence) -> None:
+    """Below the weakest of settings that all gain, anything may be; above the strongest it is no less."""
+    table = evidence.table[evidence.table["prior"] > 0.9]
+    assert set(table["objective"]) == {"p", "logp_above"}
+    spread = table.assign(prior=table.groupby("objective")["prior"].rank() / 20 + 0.4, gain=0.3, seed_sd=0.0)
+    some = dataclasses.replace(evidence, table=pd.concat([spread, spread.assign(backbone="more")]))
+    below, above = (judge(some, "new", "spell", Interval(p, p, p, 300), "p") for p in (0.05, 0.99))
+    assert below.beyond and below.predicted is not None and math.isnan(below.predicted.better)
+    assert (below.verdict, below.sure, below.predicted.low) == ("undecided", False, -1.0)
+    assert below.paper is not None and below.foreseen == below.paper.gain < 0
+    assert (above.verdict, above.by, above.foreseen) == ("better", "predicted", pytest.approx(0.3))
+    assert above.predicted is not None and above.predicted.high == 1.0
+
+    advice = advise(some, "new", "spell", Interval(0.05, 0.04, 0.06, 300), ["p"])
+    assert (advice.favoured, advice.leaning) == ("", "nll")
+    assert "prior strength beyond theirs, where they do not tell the sign; the paper leans" in advice_text(advice)
+    nowhere = judge(some, "new", "spell", Interval(0.05, 0.04, 0.06, 300), "logp_below")
+    assert nowhere.paper is None and math.isnan(nowhere.foreseen)
+
+
 def test_each_setting_is_left_out_once_and_judged(evidence: Evidence) -> None:
     table = validate(evidence)
     assert len(table) == 18
     p = table[table["objective"] == "p"].set_index(["backbone", "domain"])
     assert p.loc[("lab-b", "rot"), "advice"] == "p" and p.loc[("lab-c", "rot"), "advice"] == "nll"
-    assert (p["right"] == ((p["predicted"] > 0) == (p["measured"] > 0))).all()
+    assert (p["right"] == ((p["foreseen"] > 0) == (p["measured"] > 0))).all()
     assert 0 < p["right"].sum() < 9  # prior strength cannot know what is peculiar to a task
     text = validation_text(evidence, table)
     n = int(p["significant"].sum())

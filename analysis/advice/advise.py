@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.advice.evidence import Evidence
 from analysis.advice.judge import Judgement, judge
+from analysis.advice.paper import Reported, reported_in
 from analysis.advice.settle import Settling, settling
-from analysis.paper.reported import reported_gains
 from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.crossover import SETTING
 from analysis.statistics.intervals import Interval, region
@@ -35,19 +35,6 @@ class Advice:
     paper: list[Reported]
     settle: list[Settling]
     evidence: Evidence
-
-
-@dataclass(frozen=True)
-class Reported:
-    """What the paper reports in a region: an objective's mean gain over NLL, and at how many settings it is above zero.
-    Reported numbers have no intervals.
-    """
-
-    objective: str
-    region: str
-    settings: int
-    above: int
-    gain: float
 
 
 def advise(
@@ -87,28 +74,15 @@ def advise(
 
 def _choice(judgements: list[Judgement]) -> tuple[str, str]:
     """(favoured, leaning): the objective with the largest gain among those better than NLL; NLL if all are worse."""
-    known = [one for one in judgements if not math.isnan(one.gain)]
+    known = [one for one in judgements if not math.isnan(one.expected)]
     if not known:
         return "", ""
-    best = max(known, key=lambda one: one.gain)
-    leaning = best.objective if best.gain > 0 else REFERENCE
+    best = max(known, key=lambda one: one.expected)
+    leaning = best.objective if best.expected > 0 else REFERENCE
     better = [one for one in known if one.verdict == "better"]
     if better:
-        return max(better, key=lambda one: one.gain).objective, leaning
+        return max(better, key=lambda one: one.expected).objective, leaning
     return (REFERENCE if all(one.verdict == "worse" for one in judgements) else ""), leaning
-
-
-def reported_in(place: str, objectives: Sequence[str]) -> list[Reported]:
-    """The paper's settings of a region (by prior strength), benchmarks of a domain averaged first."""
-    table = reported_gains()
-    out = []
-    for objective in objectives:
-        rows = table[(table["region"] == place) & (table["objective"] == objective) & table["gain"].notna()]
-        by_setting = rows.groupby(SETTING)["gain"].mean()
-        if len(by_setting):
-            above = int((by_setting > 0).sum())
-            out.append(Reported(objective, place, len(by_setting), above, float(by_setting.mean())))
-    return out
 
 
 def plain(advice: Advice) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from analysis.advice.evidence import Evidence
 from analysis.advice.judge import SURE, Judgement
 from analysis.statistics.benchmarks import PRIMARY
 from analysis.statistics.continuum import REFERENCE
-from analysis.statistics.crossover import SETTING, Crossover, crossovers
+from analysis.statistics.crossover import SETTING, Crossover, Prediction, crossovers
 from analysis.statistics.intervals import REGIONS
 from analysis.tables.results import number, text_table, with_interval
 
@@ -52,12 +53,18 @@ def _judgement_lines(one: Judgement) -> list[str]:
     if one.predicted is None:
         return [*lines, f"  {one.objective} - {REFERENCE}: the other settings tell nothing ({one.crossover.why})"]
     said = one.predicted
-    beyond = "; prior strength beyond theirs" if one.beyond else ""
     lines.append(
         f"  {one.objective} - {REFERENCE}, predicted from {said.settings} other settings: "
-        f"{with_interval(said.gain, said.low, said.high)}, above zero with probability {number(said.better, 2)}{beyond}"
+        f"{with_interval(said.gain, said.low, said.high)}, {_sign_text(one, said)}"
     )
     return [*lines, f"    crossover: {crossover_text(one.crossover)}"]
+
+
+def _sign_text(one: Judgement, said: Prediction) -> str:
+    beyond = "; prior strength beyond theirs" if one.beyond else ""
+    if not math.isnan(said.better):
+        return f"above zero with probability {number(said.better, 2)}{beyond}"
+    return f"{beyond[2:]}, where they do not tell the sign{'; the paper leans' if one.paper else ''}"
 
 
 def crossover_text(found: Crossover) -> str:
@@ -106,7 +113,8 @@ def validation_text(evidence: Evidence, table: pd.DataFrame) -> str:
 
 def _row(row: dict[Any, Any]) -> list[str]:
     value = {key: float(row[key]) for key in _NUMBERS}
-    advice = f"{row['advice']}{'' if row['sure'] else ' (leaning)'}" if row["advice"] else "none"
+    how = "" if row["sure"] else " (leaning)" if row["foreseen"] == row["predicted"] else " (the paper's region)"
+    advice = f"{row['advice']}{how}" if row["advice"] else "none"
     return [
         str(row["objective"]),
         f"{row['backbone']} x {row['domain']}",

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.advice.evidence import Evidence
-from analysis.advice.judge import SURE, Judgement, judge
+from analysis.advice.judge import Judgement, judge
 from analysis.statistics.benchmarks import PRIMARY
 from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.crossover import SETTING, settings_of
@@ -18,9 +18,9 @@ from analysis.statistics.intervals import Interval
 
 def validate(evidence: Evidence, objectives: Sequence[str] = ()) -> pd.DataFrame:
     """Each setting left out in turn: one row per objective and setting, with what the others predict of it (predicted,
-    low, high, better, sure) and what was measured (measured, measured_low, measured_high, questions, seeds,
-    significant); `advice` is the objective or NLL by the sign of the prediction; `right` whether it has the sign of the
-    measurement.
+    low, high, better, sure; foreseen: what is advised by, see Judgement) and what was measured (measured, measured_low,
+    measured_high, questions, seeds, significant); `advice` is the objective or NLL by the sign of `foreseen`; `right`
+    whether that is the sign of the measurement.
     """
     rows = []
     for objective in objectives or evidence.objectives:
@@ -42,9 +42,10 @@ def _left_out(one: Judgement, backbone: str, domain: str, prior: Interval) -> di
         row["predicted" if name == "gain" else name] = getattr(said, name) if said else math.nan
     row |= {"measured": found.gain, "measured_low": found.low, "measured_high": found.high}
     row |= {"questions": found.questions, "seeds": found.seeds, "significant": found.significant}
-    advice = "" if said is None else one.objective if said.gain > 0 else REFERENCE
-    sure = said is not None and max(said.better, 1 - said.better) >= SURE
-    return row | {"advice": advice, "sure": sure, "right": said is not None and (said.gain > 0) == (found.gain > 0)}
+    gain = one.foreseen
+    advice = "" if math.isnan(gain) else one.objective if gain > 0 else REFERENCE
+    right = bool(advice) and (gain > 0) == (found.gain > 0)
+    return row | {"foreseen": gain, "advice": advice, "sure": one.sure, "right": right}
 
 
 def validation_plain(table: pd.DataFrame) -> list[dict[str, Any]]:
