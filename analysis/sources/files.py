@@ -22,12 +22,16 @@ import msgspec
 from analysis.sources.stamps import job_stamp
 from analysis.workers import WorkerEndedError, Workers
 from bll_sweeps.errors import StoreError
-from bll_sweeps.store.layout import JobFiles, Layout
+from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import Record, as_record, done_attempt, is_done
 
 log = logging.getLogger("bll")
 
 VERSION = 1  # of specs, records and manifests
+_ATTEMPT, _JOB = Attempt(Path("attempt.1")), JobFiles(Path("job"))
+# Names alone, since paths take longer to make than small files to read.
+SPEC, RECORD = _JOB.spec.name, _ATTEMPT.record.name
+PROVENANCE, PRUNED = _ATTEMPT.provenance.name, _ATTEMPT.pruned.name
 _DONE = "DONE"  # in `texts`: the name of the attempt that it points to
 _BATCH = 250  # jobs
 Texts = dict[str, dict[str, str]]  # job -> file name within its folder -> text
@@ -142,7 +146,7 @@ class Files:
                 return None
             self.texts.setdefault(job_id, {})[_DONE] = name
         attempt = job.attempt(int(name.rpartition(".")[2]))
-        data = self.json(job_id, f"{name}/{attempt.record.name}")
+        data = self.json(job_id, f"{name}/{RECORD}")
         if data is None:
             raise StoreError(
                 f"{attempt.record} is missing although {job.done} names it; `bll retry` runs its job again"
@@ -172,8 +176,9 @@ class Files:
 
 
 def read_finished(folders: Sequence[str]) -> list[tuple[str, dict[str, str] | None]]:
-    """The stamp of each job's folder, taken first, and all its small files; None in place of these for a job that is
-    not done or has a file that cannot be read, which its reader is to find out.
+    """The stamp of each job's folder, taken first, and all its small files, of an evaluation's spec what is asked of
+    it; None in place of these for a job that is not done or has a file that cannot be read, which its reader is to
+    find out.
     """
     return [(job_stamp(Path(folder)), _small_files(folder)) for folder in folders]
 
@@ -182,16 +187,38 @@ def _small_files(folder: str) -> dict[str, str] | None:
     try:
         target = os.readlink(f"{folder}/{_DONE}")  # noqa: PTH115 - as in _done
         attempt = target.rpartition("/")[0] or target
-        names = ["spec.json", *(f"{attempt}/{name}" for name in ("record.json", "attempt.json", "pruned.json"))]
+        names = [SPEC, *(f"{attempt}/{name}" for name in (RECORD, PROVENANCE, PRUNED))]
         if os.path.lexists(f"{folder}/scores"):
             names += [f"scores/{name}" for name in sorted(os.listdir(f"{folder}/scores")) if name.endswith(".json")]  # noqa: PTH208
         texts = {_DONE: attempt}
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 texts[name] = _read(f"{folder}/{name}").decode()
+        if SPEC in texts and os.path.basename(folder).startswith("evaluate-"):  # noqa: PTH119
+            texts[SPEC] = _asked_of(texts[SPEC])
     except (OSError, UnicodeDecodeError):
         return None
     return texts
+
+
+# What the tables take from the spec of an evaluation. The rest, such as a backbone's tasks and templates, is nine tenths
+# of the text that a large sweep would have moved, parsed and kept.
+_ASKED = {
+    "benchmark": ("decodings",),
+    "domain": ("name", "task", "source", "noise"),
+    "backbone": ("source", "pretraining"),
+}
+
+
+def _asked_of(spec: str) -> str:
+    """The spec without what nobody asks; as it is where it is not as it should be, for its reader to say so."""
+    try:
+        data = msgspec.json.decode(spec)
+        job = data["job"]
+        data["job"] = {part: {key: job[part][key] for key in keys if key in job[part]} for part, keys in _ASKED.items()}
+        return msgspec.json.encode(data).decode()
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return spec
 
 
 _READ = 1 << 16  # a buffer of more is mapped anew at each read

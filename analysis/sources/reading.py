@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 
-from analysis.sources.files import Files
+from analysis.sources.files import PROVENANCE, PRUNED, SPEC, Files
 from analysis.sources.parse import Block, Told, Wanted, slowly
 from analysis.sources.row_files import arrow_table, json_rows
 from analysis.sources.score_files import ScoreFiles
@@ -86,7 +86,7 @@ class Reader:
                     self._scores.want(wanted)
 
     def _pruned(self, record: Record) -> bool:
-        return self.files.text(record.job.id, f"{record.attempt.folder.name}/{record.attempt.pruned.name}") is not None
+        return self.files.text(record.job.id, f"{record.attempt.folder.name}/{PRUNED}") is not None
 
     def once(self, what: str, job_id: str, read: Callable[[], T | None]) -> T | None:
         """`read()`, called once per job; None and a named problem if what it reads is damaged."""
@@ -118,12 +118,13 @@ class Reader:
         """As `spec`, not remembered, which spares memory where one is asked once; raises what `once` takes."""
         if not job_id:
             return None
-        path = self.files.job(job_id).spec
-        data = self.files.json(job_id, path.name)
+        data = self.files.json(job_id, SPEC)
         if data is None:
             return None
         if data["id"] != job_id or not isinstance(data["job"], dict):
-            raise StoreError(f"{path} is not the spec of {job_id}; `bll retry` runs its job again")
+            raise StoreError(
+                f"{self.files.job(job_id).spec} is not the spec of {job_id}; `bll retry` runs its job again"
+            )
         return data
 
     def record(self, job_id: str) -> Record | None:
@@ -297,7 +298,7 @@ class Reader:
             if record is None:
                 return None
             attempt = record.attempt
-            data = self.files.json(job_id, f"{attempt.folder.name}/{attempt.provenance.name}")
+            data = self.files.json(job_id, f"{attempt.folder.name}/{PROVENANCE}")
             if data is None:
                 raise StoreError(f"{attempt.provenance} is missing: nothing tells who made the record, and when")
             return dict(data)
@@ -310,8 +311,10 @@ class Reader:
 
     def _not_done(self, job_id: str) -> str:
         job = self.files.job(job_id)
+        if self.record(job_id) is not None:
+            return ""
         if is_done(job):
-            return "" if self.record(job_id) is not None else f"{job_id} has a damaged record"
+            return f"{job_id} has a damaged record"
         attempts = job.attempts()
         failures = [attempt.failure for attempt in attempts if attempt.failure.exists()]
         if failures and failures[-1].parent == attempts[-1].folder:
