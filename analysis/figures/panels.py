@@ -163,12 +163,15 @@ def finish(figure: Figure, body: float, handles: Sequence[Any], text: str, gap: 
         h_pad=0.035 if gap else 0.015, wspace=0.02,
         hspace=gap,
     )  # fmt: skip
-    # Laid out once here, not again for each format.
-    figure.draw_without_rendering()
+    # Laid out once here, not again for each format, and without drawing, which finds no more than where labels are.
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
     figure.set_layout_engine("none")
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             if axis.label.get_text():
+                axis.get_tightbbox(renderer)
                 where = axis.label.get_transform().transform(axis.label.get_position())
                 axis.set_label_coords(*ax.transAxes.inverted().transform(where))
 
