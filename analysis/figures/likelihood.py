@@ -65,8 +65,10 @@ def likelihood_rows(results: Results, prior: Prior = "clean") -> pd.DataFrame:
 
 
 def _known(mine: pd.DataFrame, prior: Prior) -> dict[Any, Any]:
-    known = mine[mine[f"prior_{prior}"].notna()]
-    return dict((known if len(known) else mine).iloc[0].to_dict())
+    """What names the place and its training set, of a cell whose prior strength is known, where one is."""
+    known = mine[f"prior_{prior}"].notna()
+    first = known.argmax() if known.any() else 0
+    return {column: mine[column].iloc[first] for column in ("point", "prior_sequences")}
 
 
 def _epochs(reader: Reader, run: pd.DataFrame, first: dict[Any, Any]) -> float:

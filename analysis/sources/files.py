@@ -201,8 +201,8 @@ def _small_files(folder: str) -> dict[str, str] | None:
     return texts
 
 
-# What the tables take from the spec of an evaluation. The rest, such as a backbone's tasks and templates, is nine tenths
-# of the text that a large sweep would have moved, parsed and kept.
+# What the tables take from the spec of an evaluation. The rest, such as a backbone's tasks and templates, is nine
+# tenths of the text that a large sweep would have moved, parsed and kept.
 _ASKED = {
     "benchmark": ("decodings",),
     "domain": ("name", "task", "source", "noise"),
