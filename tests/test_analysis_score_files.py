@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.sources import score_files
 from analysis.sources.parse import Wanted, parse, slowly
@@ -124,6 +128,36 @@ def test_what_is_not_as_it_should_be_is_judged_slowly_and_named(tmp_path: Path, 
     assert parse([one]) == [None]
     with pytest.raises(StoreError, match=r"a\.jsonl"):
         slowly(one.path, one.told)
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.floats(0, 1), st.sampled_from(["]", "[1]", "x"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["]", "k"]), inner, max_size=2),
+    max_leaves=5,
+)
+SCORES = st.lists(st.floats(0, 1) | st.sampled_from([0, 1]), min_size=1, max_size=4)
+
+
+@given(st.lists(SCORES, min_size=1, max_size=4), st.lists(VALUES, max_size=2), st.randoms(use_true_random=False))
+def test_a_file_of_anything_else_than_lists_of_scores_is_not_parsed(
+    scores: list[list[float]], others: list[object], order: random.Random
+) -> None:
+    values: list[object] = [*scores, *others]
+    order.shuffle(values)
+    sound = [v for v in values if isinstance(v, list) and v and all(type(x) in (int, float) for x in v)]
+    means = [float(np.mean(v)) for v in sound]
+    data = "".join(json.dumps({"question": f"q{i}", "sampled": v}) + "\n" for i, v in enumerate(values)).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jsonl"
+        path.write_bytes(data)
+        told = {"sampled": {"mean": float(np.mean(means)), "questions": len(values)}}
+        (found,) = parse([Wanted(path, len(data), hashlib.sha256(data).hexdigest(), told)])
+    if len(sound) < len(values):
+        assert found is None
+    else:
+        assert found is not None
+        assert found["sampled"].score.tolist() == pytest.approx(means, rel=1e-12)
+        assert found["sampled"].samples.tolist() == [len(v) for v in sound]
 
 
 def test_a_digest_that_differs_is_not_parsed(tmp_path: Path) -> None:
