@@ -197,10 +197,11 @@ def test_figures_are_png_pdf_and_svg_with_the_same_bytes_each_time(tmp_path: Pat
     for folder in folders:
         pngs = write_figures(results, mean_table, gain_table, folder).drawn
     assert [path.stem for path in pngs] == [
-        "continuum-sampled", "scheme-sampled", "bars-sampled", "heatmap-sampled", "likelihood", "curves"
+        "continuum-sampled", "scheme-sampled", "bars-sampled", "heatmap-sampled", "likelihood", "curves",
+        "theory-gradient-shapes",
     ]  # fmt: skip
     names = sorted(path.name for path in folders[0].iterdir())
-    assert sorted(Path(name).suffix for name in names) == [".md"] + [".pdf"] * 6 + [".png"] * 6 + [".svg"] * 6
+    assert sorted(Path(name).suffix for name in names) == [".md"] + [".pdf"] * 7 + [".png"] * 7 + [".svg"] * 7
     assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
 
 
@@ -260,7 +261,8 @@ def test_a_sweep_without_scores_gives_no_figure_of_gains(tmp_path: Path) -> None
         f"{kind}-{d}" for kind in ("bars", "heatmap") for d in ("sampled", "greedy")
     ]
     told = (tmp_path / "figures" / "figures.md").read_text()
-    for name in ("continuum", "scheme", "alpha", "quantile", "scale", "histograms", "likelihood", "curves"):
+    for name in ("continuum", "scheme", "alpha", "quantile", "scale", "histograms", "likelihood", "curves",
+                 "theory-gradient-shapes", "theory-lab-noise"):  # fmt: skip
         assert f"- {name}: not drawn, no " in told
         assert written.absent[name].startswith("no ")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import time
@@ -19,10 +20,12 @@ from analysis.report.runs import LOG_LINES, last_lines, runs, scrubbed
 from analysis.report.watch import store_state, watch_report
 from analysis.sources.table import Results, load
 from analysis.statistics.continuum import gains, means
+from analysis.tables.results import number, with_interval
 from bll_sweeps.cli import run as bll
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import write_json
 from tests.analysis_store import OBJECTIVES, StoreBuilder, lab_cells, lab_store
+from tests.test_analysis_table import rewrite
 
 EVIL = "<img src=http://evil/x onerror=alert(1)></script><b>"
 
@@ -111,7 +114,7 @@ def test_the_charts_are_whole_specifications_with_their_data_inside(page: Page) 
 def test_it_opens_on_the_continuum_and_has_every_section(page: Page) -> None:
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
     assert sections == [
-        *("continuum", "scores", "gains", "ranks", "curves", "figures", "cells"),
+        *("continuum", "scores", "gains", "ranks", "priors", "curves", "figures", "cells"),
         *("claims", "problems", "runs", "provenance"),
     ]
 
@@ -208,7 +211,7 @@ def test_gains_stand_with_p_values_and_the_minimum_detectable_difference(tmp_pat
     assert "| objective | decoding | gain [95 %] | over seeds | n | p | p (Holm) | p (BH) | MDD |" in told
     assert told.count("\n| lab-a · rot |") == len(table)
     assert sorted(path.name for path in (tmp_path / "out" / "tables").iterdir()) == [
-        f"{name}.{suffix}" for name in ("gains", "ranks") for suffix in ("csv", "md", "tex")
+        f"{name}.{suffix}" for name in ("gains", "priors", "ranks") for suffix in ("csv", "md", "tex")
     ]
 
 
@@ -226,6 +229,94 @@ def test_ranks_stand_per_region_with_the_number_of_points(tmp_path: Path) -> Non
     )
 
 
+SECRET_TOKEN = "hf_" + "x" * 20
+
+
+def priors_of(root: Path) -> tuple[Results, list[dict[str, object]], list[list[str]]]:
+    """The results, and the rows of the page's table of priors and of the table beside it. Of three points the first
+    has a record with everything, the second an older one, and the prior job of the third has failed.
+    """
+    builder = StoreBuilder(root, questions=10, sequences=60, repeats=3, distribution="quantiles")
+    points = (("lab-a", "rot"), ("lab-c", "rot"), ("lab-c", "spell"))
+    cells = lab_cells(objectives=("nll", "p"), points=points, questions=10)
+    for one, _ in cells[:2]:
+        builder.finish(one)
+    builder.distribution, builder.repeats = "", 0
+    for one, _ in cells[2:4]:
+        builder.finish(one)
+    builder.fail(cells[4][0], "prior", f"ValueError: {SECRET_TOKEN}")
+    builder.launch(cells)
+    record = Layout(root).job(cells[0][0].prior.id).attempt(1).record
+    rewrite(record, lambda data: data["result"]["clean"].update({"share_above_0.55": 0.6251}))
+    results = load(root)
+    page = Page(page_of(results, root / "out"))
+    with (root / "out" / "tables" / "priors.csv").open(newline="") as file:
+        beside = list(csv.reader(file))
+    return results, data_of(page, "priors"), beside
+
+
+def test_prior_strength_stands_with_its_interval_n_and_region(tmp_path: Path) -> None:
+    results, rows, beside = priors_of(tmp_path)
+    assert [(row["backbone"], row["domain"], row["answers"]) for row in rows] == [
+        (backbone, task, answers)
+        for backbone, task in (("lab-a", "rot"), ("lab-c", "rot"), ("lab-c", "spell"))
+        for answers in ("clean", "as_trained")
+    ]
+    known = results.priors.set_index(["backbone", "domain", "answers"])
+    first = known.loc[("lab-a", "rot", "clean")]
+    expected = with_interval(first["mean"], first["low"], first["high"], 4)
+    assert rows[0]["prior strength [95 %]"] == expected and first["low"] < first["mean"]
+    assert (rows[0]["n"], rows[2]["n"]) == ("20 questions", "60 sequences")
+    assert (rows[0]["region"], rows[2]["region"], rows[0]["region (paper)"]) == ("MS", "MW", "-")
+    assert (rows[0]["p > .55"], rows[0]["nll (nats)"], rows[0]["tokens"]) == (".625", "1.000", first["tokens"])
+    for head, name in (("10 %", "quantile_0.1"), ("50 %", "quantile_0.5"), ("90 %", "quantile_0.9")):
+        assert rows[0][head] == number(first[name])
+    # The table beside the page has the same texts, and one more column that the page leaves out: no variant here.
+    heads, *lines = beside
+    assert [head for head in heads if head != "variant"] == list(rows[0])
+    for row, line in zip(rows, lines, strict=True):
+        mine = {head: text for head, text in zip(heads, line, strict=True) if head != "variant"}
+        assert {k: str(v) or "-" for k, v in row.items() if k != "missing"} == {
+            k: v for k, v in mine.items() if k != "missing"
+        }
+
+
+def test_what_is_missing_of_a_prior_is_told_with_its_reason(tmp_path: Path) -> None:
+    _, rows, beside = priors_of(tmp_path)
+    assert rows[0]["missing"] == ""
+    assert rows[1]["missing"] == "the record does not tell: share above .55"
+    assert rows[2]["missing"] == "the record does not tell: quantiles, share above .55"
+    for row in rows[4:]:
+        assert (row["prior strength [95 %]"], row["n"], row["region"]) == ("missing", "-", "-")
+        assert "failed: ValueError: [removed]" in str(row["missing"])
+    assert [line[-1] for line in beside[1:]] == [row["missing"] for row in rows]
+    for path in (tmp_path / "out").rglob("priors.*"):
+        assert SECRET_TOKEN not in path.read_text()
+        assert "model-weak up to .3" in path.read_text() or path.suffix == ".csv"
+
+
+def test_filters_act_on_prior_strength_by_backbone_and_domain(tmp_path: Path) -> None:
+    priors_of(tmp_path)
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    data = {attrs["id"]: json.loads(text) for attrs, text in page.scripts if "id" in attrs}
+    facets = data["facets"]
+    for row, of in zip(data["data-priors"]["rows"], data["data-priors"]["of"], strict=True):
+        assert of == [[-1, facets["backbone"].index(row[0]), facets["domain"].index(row[1])]]
+
+
+def test_the_papers_regions_stand_beside_those_by_prior_strength(tmp_path: Path) -> None:
+    results = store_of(tmp_path, ("nll", "p"))
+    theirs = dataclasses.replace(results, priors=results.priors.assign(domain="medical"))
+    for row in data_of(Page(page_of(theirs, tmp_path / "out")), "priors"):
+        assert (row["region"], row["region (paper)"]) == ("MS", "MI")
+
+
+def test_without_cells_there_is_no_prior_strength(tmp_path: Path) -> None:
+    StoreBuilder(tmp_path).launch([])
+    assert "No prior strength: the sweep has no cells." in page_of(load(tmp_path), tmp_path / "out")
+    assert "No prior strength: the sweep has no cells." in (tmp_path / "out" / "tables" / "priors.md").read_text()
+
+
 @pytest.mark.slow
 def test_figures_that_were_not_drawn_stand_on_the_page_with_the_reason(tmp_path: Path) -> None:
     page = write_report(store_of(tmp_path / "runs", ("p",)), tmp_path / "out").page
@@ -233,7 +324,7 @@ def test_figures_that_were_not_drawn_stand_on_the_page_with_the_reason(tmp_path:
     assert "bars-sampled" in section
     told = (tmp_path / "out" / "figures" / "figures.md").read_text()
     absent = [line[2:].split(": not drawn, ") for line in told.splitlines() if ": not drawn, " in line]
-    assert {name for name, _ in absent} == {"continuum", "alpha", "quantile", "scale", "histograms"}
+    assert {name for name, _ in absent} == {"continuum", "alpha", "quantile", "scale", "histograms", "theory-lab-noise"}
     for name, why in absent:
         assert f"<td>{name}</td>" in section and why in section
     assert "The paper&#x27;s numbers are not drawn into the figures" in section

@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis.figures.save import save
-from analysis.figures.style import STYLE
-from analysis.figures.theory import lab_noise_beside, noise_gains, theory_figures
+from analysis.figures.all import drawings
+from analysis.figures.save import Drawing, save
+from analysis.figures.shapes import gradient_shapes, trained_objectives
+from analysis.figures.style import COLOURS, STYLE, legend_text
+from analysis.figures.theory import FORMULAS, lab_noise_beside, noise_gains, theory_figures
 from analysis.sources.table import Results, load
-from analysis.statistics.continuum import gains
+from analysis.statistics.continuum import gains, means
+from analysis.theory.shapes import MAIN
 from bll_sweeps.errors import ConfigError
-from bll_sweeps.grid.axes import Noise
-from tests.analysis_store import StoreBuilder, lab_cells, lab_store
+from bll_sweeps.grid.axes import Noise, Objective, canonical_json
+from tests.analysis_store import StoreBuilder, cell, lab_cells, lab_store
 
 mpl.use("Agg")
 
@@ -141,3 +146,102 @@ def test_a_single_point_stands_at_its_own_end(tmp_path: Path) -> None:
 def test_an_objective_without_a_theory_is_refused(noise: Results) -> None:
     with pytest.raises(ConfigError, match="did you mean 'p10'"):
         lab_noise_beside(noise_gains(noise), "p11")
+
+
+# --- the shapes of a sweep's objectives -----------------------------------------------------------------------------
+
+
+def told(*objectives: Objective) -> pd.DataFrame:
+    """Rows of `Results.cells` of these objectives, as far as shapes need them."""
+    rows = [(one.name, canonical_json(one.identity())) for one in objectives]
+    return pd.DataFrame(rows, columns=["objective", "identity"])
+
+
+def shapes_of(results: Results) -> dict[str, Drawing]:
+    found = drawings(results, means(results), gains(results))
+    return {one.name: one for one in found if one.name.startswith("theory")}
+
+
+def curves_of(figure: Any) -> list[list[Any]]:
+    """The lines of each panel, without the marks of their peaks."""
+    return [[line for line in ax.get_lines() if line.get_marker() == "None"] for ax in figure.axes]
+
+
+def test_a_sweep_gets_the_shapes_of_its_own_objectives(tmp_path: Path) -> None:
+    lab_store(tmp_path, objectives=("base", "nll", "p10", "logp_above"), points=ENDS, questions=10)
+    results = load(tmp_path)
+    drawing = shapes_of(results)["theory-gradient-shapes"]
+    assert drawing.draw is not None
+    figure = drawing.draw()
+    whole, cut = curves_of(figure)
+    assert [line.get_color() for line in whole] == [COLOURS["nll"], COLOURS["p10"]]
+    assert [line.get_color() for line in cut] == [COLOURS["logp_above"]]
+    p_G = whole[1].get_xdata()
+    assert whole[1].get_ydata() == pytest.approx(p_G**10 * (1 - p_G))
+    shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()} - {" "}
+    assert shown == {legend_text(name, results.formulas) for name in ("nll", "p10", "logp_above")}
+    assert "holds for 2 of 2" in words(figure) and "jumps at its threshold (p = 0.2)" in words(figure)
+    assert outside(figure) == []
+
+
+def test_no_line_is_drawn_across_the_jump_of_a_threshold() -> None:
+    cut = [Objective(name=f"p {keep}", family="power", keep=keep, threshold=0.3) for keep in ("above", "below")]  # type: ignore[arg-type]
+    (lines,) = curves_of(gradient_shapes(trained_objectives(told(*cut)).shapes, {}))
+    for line in lines:
+        p_G, shape_G = line.get_xdata(), line.get_ydata()
+        (gap,) = np.flatnonzero(np.isnan(p_G))
+        assert p_G[gap - 1] < 0.3 + 1e-9 and p_G[gap + 1] > 0.3 - 1e-9
+        assert sorted([shape_G[gap - 1] > 0, shape_G[gap + 1] > 0]) == [False, True]
+
+
+def test_many_alphas_fit_into_one_panel() -> None:
+    alphas = [*(i / 10 for i in range(1, 11)), *range(2, 11)]
+    found = trained_objectives(told(*(Objective(name=f"power-{a:g}", family="power", alpha=a) for a in alphas)))
+    figure = gradient_shapes(found.shapes, dict.fromkeys(found.shapes, "−p"))
+    (lines,) = curves_of(figure)
+    assert len({line.get_color() for line in lines}) == len(lines) == 19
+    peaks = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    assert peaks == pytest.approx([a / (1 + a) for a in alphas], abs=1e-4)
+    assert "holds for 19 of 19" in words(figure) and outside(figure) == []
+
+
+def test_what_has_no_shape_of_its_own_is_named() -> None:
+    quantile = Objective(name="p_above(q)", family="power", keep="above", threshold_quantile=0.5)
+    rows = pd.concat([told(MAIN["p"], quantile), pd.DataFrame({"objective": ["mine"], "identity": [""]})])
+    found = trained_objectives(rows)
+    assert list(found.shapes) == ["p"]
+    text = words(gradient_shapes(found.shapes, {}, found.left_out()))
+    assert "Not drawn: 1 objective with a threshold at a quantile" in text and "(p_above(q))" in text
+    assert "1 objective that no spec tells (mine)" in text
+    known = trained_objectives(pd.concat([rows, told(Objective(name="mine", family="unlikelihood"))]))
+    assert list(known.shapes) == ["p", "mine"]
+
+
+def test_shapes_that_are_not_drawn_say_why(tmp_path: Path) -> None:
+    quantile = Objective(name="p_above(q)", family="power", keep="above", threshold_quantile=0.5)
+    builder = StoreBuilder(tmp_path, questions=10)
+    builder.finish(one := cell(*ENDS[0], quantile, questions=10))
+    builder.launch([(one, [])])
+    found = shapes_of(load(tmp_path))
+    assert found["theory-gradient-shapes"].draw is None
+    assert found["theory-gradient-shapes"].why.startswith(
+        "no objective has one known shape at every point: 1 objective"
+    )
+
+
+def test_label_noise_is_drawn_or_says_why(noise: Results, tmp_path: Path) -> None:
+    assert shapes_of(noise)["theory-lab-noise"].draw is not None
+    at_one_rate = lab_store(tmp_path / "a", objectives=("nll", "p"), points=ENDS, questions=10).root
+    assert shapes_of(load(at_one_rate))["theory-lab-noise"].why == "no two rates of label noise are in the sweep"
+    without_p = lab_store(tmp_path / "b", objectives=("nll", "p10"), points=ENDS, noises=NOISES, questions=10).root
+    assert shapes_of(load(without_p))["theory-lab-noise"].why.startswith("no point has gains of p over nll at T=1")
+
+
+def test_the_same_shapes_have_the_same_bytes(tmp_path: Path) -> None:
+    written = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        found = trained_objectives(told(MAIN["nll"], MAIN["p_above"]))
+        save(gradient_shapes(found.shapes, FORMULAS), tmp_path / name, "shapes")
+        written.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert written[0] == written[1] and len(written[0]) == 3

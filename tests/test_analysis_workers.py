@@ -14,8 +14,11 @@ import pytest
 
 from analysis.figures import save
 from analysis.figures.save import FORMATS, Drawing, write_drawings
-from analysis.figures.theory import gradient_shapes
+from analysis.figures.shapes import gradient_shapes
+from analysis.theory.shapes import MAIN
 from analysis.workers import WorkerEndedError, Workers
+
+SHAPES = partial(gradient_shapes, MAIN, {})
 
 
 def test_a_worker_answers_and_ends_with_the_block() -> None:
@@ -51,7 +54,7 @@ def test_a_killed_worker_is_told_and_replaced() -> None:
 
 
 def _drawings(count: int) -> list[Drawing]:
-    return [*(Drawing(f"shapes-{i}", gradient_shapes) for i in range(count)), Drawing("other", why="no data")]
+    return [*(Drawing(f"shapes-{i}", SHAPES) for i in range(count)), Drawing("other", why="no data")]
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -73,7 +76,7 @@ def _fatal_elsewhere(parent: int) -> Any:
     """A figure that only this process can draw."""
     if os.getpid() != parent:
         signal.raise_signal(signal.SIGKILL)
-    return gradient_shapes()
+    return SHAPES()
 
 
 def test_figures_of_a_killed_worker_are_drawn_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,7 @@ def test_a_filter_acts_on_chart_heat_maps_tables_and_logs(window: Browser, page:
     assert count(window, MARKS) == 2
     assert count(window, "table.heat tbody tr") == 4
     assert set(column(window, "gains", "point")) == {"lab-a · rot", "lab-a · spell"}
+    assert set(column(window, "priors", "backbone")) == {"lab-a"}
     assert texts(window, "#told") == ["4 of 32 scores chosen"]
     assert window.complaints == []
 

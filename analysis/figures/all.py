@@ -30,6 +30,7 @@ from analysis.figures.save import Drawing, Written, write_drawings
 from analysis.figures.scale import LEAST as LEAST_SIZES
 from analysis.figures.scale import parameters, scale_rows, scale_sweep
 from analysis.figures.scheme import LANES, scheme
+from analysis.figures.shapes import gradient_shapes, trained_objectives
 from analysis.figures.style import in_order
 from analysis.figures.theory import lab_noise_beside, noise_gains
 from analysis.sources.table import Results
@@ -81,8 +82,7 @@ def drawings(
     yield from _heatmaps(results, scored, means, names)
     yield from _priors(results, prior)
     yield from _training(some, prior)
-    if results.cells["noise_rate"].nunique() > 1 and len(rows := noise_gains(results)):
-        yield Drawing("theory-lab-noise", partial(lab_noise_beside, rows))
+    yield from _theory(results)
 
 
 def _ablated(results: Results, scored: pd.DataFrame) -> set[str]:
@@ -225,3 +225,23 @@ def _training(results: Results, prior: Prior) -> Iterator[Drawing]:
                 name = f"curves{f'-{i + 1}' if several else ''}{suffix}"
                 found.append(Drawing(name, partial(curves, page, results.formulas, str(variant), prior, lacking)))
     yield from _or_why(found, "curves", "no training has a curve")
+
+
+def _theory(results: Results) -> Iterator[Drawing]:
+    """The shapes of the sweep's objectives; where it has several noise rates, theory beside its gains."""
+    trained = trained_objectives(results.cells)
+    lacking, found = trained.left_out(), list[Drawing]()
+    listed = pages(list(trained.shapes), _COLOURS)
+    for i, names in enumerate(listed):
+        suffix = f"-{i + 1}" if len(listed) > 1 else ""
+        mine = {name: trained.shapes[name] for name in names}
+        figure = partial(gradient_shapes, mine, results.formulas, lacking)
+        found.append(Drawing(f"theory-gradient-shapes{suffix}", figure))
+    why = "no objective is trained" if not lacking else f"no objective has one known shape at every point: {lacking}"
+    yield from _or_why(found, "theory-gradient-shapes", why)
+    why, found = "no two rates of label noise are in the sweep", []
+    if results.cells["noise_rate"].nunique() > 1:
+        why = f"no point has gains of p over {REFERENCE} at T=1 and several rates of label noise"
+        if len(rows := noise_gains(results)):
+            found.append(Drawing("theory-lab-noise", partial(lab_noise_beside, rows)))
+    yield from _or_why(found, "theory-lab-noise", why)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.leaders import Key, Leader
-from analysis.figures.overlay import at_place, reported_at, told
+from analysis.figures.overlay import as_reported, at_place, of_the_paper, reported_at, told
 from analysis.figures.panels import (
     MISSING,
     finish,
@@ -24,10 +24,13 @@ from analysis.figures.panels import (
     title,
 )  # fmt: skip
 from analysis.figures.style import averaged, colours, counts, decoding_name, in_order, left_out
+from analysis.tables.results import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_GROUND = {"facecolor": "white", "edgecolor": "none", "pad": 0.3}  # of numbers on lines of the grid
 
 
 def bars(
@@ -38,7 +41,8 @@ def bars(
 ) -> Figure:
     """Mean score per objective of the rows of one decoding, those of benchmarks.by_place over means.
 
-    reported: the paper's means (overlay.Reported), drawn as open marks at the points that `rows` have.
+    reported: the paper's means (overlay.Reported), drawn as open marks at the points that `rows` have. Where all of
+    `rows` are of the paper there are no intervals.
     """
     found = places(rows)
     names, palette = in_order(rows["objective"]), colours(rows["objective"])
@@ -74,9 +78,15 @@ def _panel(ax: Axes, mine: pd.DataFrame, names: list[str], palette: dict[str, st
         mean, low, high = (np.array([by[name][key] for name in scored], float) for key in ("mean", "low", "high"))
         ends = np.maximum(np.stack([mean - low, high - mean]), 0)
         ax.bar(x, mean, width=spread(len(names)), color=[palette[name] for name in scored], linewidth=0, zorder=2)
-        ax.errorbar(x, mean, yerr=ends, linestyle="", color="#e8e8e8", elinewidth=2.2, zorder=3)
-        ax.errorbar(x, mean, yerr=ends, linestyle="", color="#333333", elinewidth=0.9, capsize=1.5, capthick=0.8,
-                    zorder=4)  # fmt: skip
+        if np.isfinite(ends).any():
+            ax.errorbar(x, mean, yerr=ends, linestyle="", color="#e8e8e8", elinewidth=2.2, zorder=3)
+            ax.errorbar(x, mean, yerr=ends, linestyle="", color="#333333", elinewidth=0.9, capsize=1.5, capthick=0.8,
+                        zorder=4)  # fmt: skip
+        elif of_the_paper(mine):  # without intervals there is room for numbers, which tell a bar of zero from none
+            for i, value in zip(x, mean, strict=True):
+                ax.annotate(number(float(value)), (i, value), xytext=(0, 1.5), textcoords="offset points", ha="center",
+                            va="bottom", fontsize=6, bbox=_GROUND)  # fmt: skip
+            ax.margins(y=0.14)
     ax.set_xlim(-0.7, len(names) - 0.3)
     ax.set_xticks([])
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
@@ -92,6 +102,12 @@ def _star(ax: Axes, x: float, y: float, colour: str) -> None:
 
 
 def _caption(rows: pd.DataFrame) -> str:
+    if of_the_paper(rows):
+        whole = averaged(rows)
+        return (
+            f"{as_reported(rows)} Bars: mean score{whole}{': our means of its columns' if whole else ''}. "
+            f"{decoding_name(rows)}; {counts(rows)}. In brackets: prior strength and region.{missing(rows)}"
+        )
     return (
         f"{decoding_name(rows)}; {counts(rows)}. Bars: mean score{averaged(rows)}, with its 95 % interval (Wilson). "
         "Star: the best of the trained objectives, where the 95 % interval of its difference to every other one, "

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.figures.overlay import of_the_paper, sources
 from analysis.figures.panels import GREY, MISSING, finish, grid, objective_handles, places, prior_of, strength, title
 from analysis.figures.style import colours, in_order, left_out
 from analysis.sources.reading import Reader
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
 from analysis.statistics.intervals import region
+from analysis.tables.results import number
 from bll_sweeps.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -79,7 +81,10 @@ def _epochs(reader: Reader, run: pd.DataFrame, first: dict[Any, Any]) -> float:
 
 
 def likelihood(rows: pd.DataFrame, formulas: dict[str, str]) -> Figure:
-    """Mean p of the training targets of `likelihood_rows`: a panel per point, before as a line, after as marks."""
+    """Mean p of the training targets of `likelihood_rows`: a panel per point, before as a line, after as marks.
+
+    Rows of the paper (`source`) have no intervals and no n (nan), and `place` says where it reports them.
+    """
     found = places(rows)
     names, palette = in_order(rows["objective"]), colours(rows["objective"])
     figure, axes = grid(len(found), sharey=True)
@@ -98,19 +103,26 @@ def _panel(ax: Axes, place: dict[str, Any], mine: pd.DataFrame, names: list[str]
     if math.isnan(place["before"]):
         ax.text(0.02, 0.03, "before: missing", transform=ax.transAxes, fontsize=6, color=MISSING, style="italic")
     else:
-        ax.axhspan(place["before_low"], place["before_high"], color=GREY, alpha=0.45, linewidth=0, zorder=1)
+        if not math.isnan(place["before_low"]):
+            ax.axhspan(place["before_low"], place["before_high"], color=GREY, alpha=0.45, linewidth=0, zorder=1)
         ax.axhline(place["before"], color="#333333", linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
     for i, name in enumerate(names):
         row = by.get(name)
-        if row is None or not row["n"]:
+        if row is None or row["n"] == 0:
             what = "not in the grid" if row is None else "missing"
             ax.text(i, 0.03, what, transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="bottom",
                     fontsize=5.6 if len(names) <= 12 else 4.6, color=MISSING, style="italic",
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
             continue
+        look: dict[str, Any] = {"color": palette[name], "marker": "o", "markersize": 4.5, "zorder": 4}
+        look |= {"markeredgecolor": "#333333", "markeredgewidth": 0.4}
+        if math.isnan(row["after_low"]):
+            ax.plot([i], [row["after"]], linestyle="", **look)
+            ax.annotate(number(row["after"], 2), (i, row["after"]), xytext=(5, 1), textcoords="offset points",
+                        va="bottom", fontsize=6.5)  # fmt: skip
+            continue
         ends = np.array([[row["after"] - row["after_low"]], [row["after_high"] - row["after"]]])
-        ax.errorbar([i], [row["after"]], yerr=np.maximum(ends, 0), color=palette[name], marker="o", markersize=4.5,
-                    markeredgecolor="#333333", markeredgewidth=0.4, elinewidth=1.2, capsize=1.6, zorder=4)  # fmt: skip
+        ax.errorbar([i], [row["after"]], yerr=np.maximum(ends, 0), elinewidth=1.2, capsize=1.6, **look)
     ax.set_xlim(-0.7, len(names) - 0.3)
     ax.set_ylim(-0.04, 1.06)
     ax.set_xticks([])
@@ -125,6 +137,11 @@ def _before_handle() -> Any:
 
 
 def _caption(rows: pd.DataFrame) -> str:
+    if of_the_paper(rows):
+        return (
+            f"Mean p of the training targets as the paper reports it ({sources(rows)}). Dashed: under the base model; "
+            "marks: after training. It tells neither intervals nor n. In brackets: prior strength and region."
+        )
     done = rows[rows["n"] > 0]
     low, high = int((done["n"] / done["seeds"]).min()), int((done["n"] / done["seeds"]).max())
     steps = f"{low}{f' to {high}' if high > low else ''}"

@@ -97,9 +97,9 @@ def title(ax: Axes, name: str, wide: int = 38) -> None:
 
 
 def strength(place: dict[str, Any]) -> str:
-    """Prior strength and region: `.991 MS`."""
-    value = float(place["prior"])
-    return "prior unknown" if math.isnan(value) else f"{number(value)} {place['region']}"
+    """Prior strength and region: `.991 MS`; as the paper reports it with two digits."""
+    value, digits = float(place["prior"]), 2 if place.get("source") == "reported" else 3
+    return "prior unknown" if math.isnan(value) else f"{number(value, digits)} {place['region']}"
 
 
 def objective_handles(objectives: Sequence[str], palette: dict[str, str], formulas: dict[str, str]) -> list[Any]:

@@ -190,19 +190,21 @@ def left_out(rows: pd.DataFrame) -> str:
 
 
 def counts(rows: pd.DataFrame) -> str:
-    """n of a set of rows in words: `n = 200 questions x 8 samples, 1 seed`."""
+    """n of rows in words: `n = 200 questions, 8 samples each, 1 seed`; of reported numbers not all is known."""
     rows = rows[rows["n"] > 0]
     if rows.empty:
         return "n = 0"
-    rows = rows.dropna(subset=["n", "samples", "seeds"])  # of reported numbers not all of them are known
-    if rows.empty:
-        return "n is not told"
-    parts = []
+    parts, unknown = [], []
     for column, one, many in (
         ("n", "question", "questions"),
         ("samples", "sample each", "samples each"),
         ("seeds", "seed", "seeds"),
     ):
-        low, high = int(rows[column].min()), int(rows[column].max())
+        known = rows[column].dropna()
+        if known.empty:
+            unknown.append(many)
+            continue
+        low, high = int(known.min()), int(known.max())
         parts.append(f"{low}{f' to {high}' if high > low else ''} {one if high == 1 else many}")
-    return "n = " + ", ".join(parts)
+    told = "n = " + ", ".join(parts) if parts else "n is not told"
+    return told if not unknown or not parts else f"{told} ({' and '.join(unknown)} are not told)"

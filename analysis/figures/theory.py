@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.figures.shapes import gradient_shapes
 from analysis.figures.style import COLOURS, counts, decoding_name, legend_text, mathtext, note, plain
 from analysis.sources.table import Results, formula
 from analysis.statistics.benchmarks import by_place
@@ -19,7 +20,7 @@ from analysis.statistics.intervals import region
 from analysis.tables.results import number
 from analysis.theory.base_model import VOCABULARY, BaseModel, strong, weak
 from analysis.theory.flow import risk_paths
-from analysis.theory.shapes import MAIN, gradient_shape, proposition_3_2
+from analysis.theory.shapes import MAIN
 from analysis.theory.theorem import RATIO, TradeMap, trade_map
 from bll_sweeps.errors import ConfigError, one_of
 
@@ -40,58 +41,11 @@ _TIME = {"strong": 40.0, "weak": 40.0}
 
 def theory_figures(results: Results | None = None) -> Iterator[tuple[str, Figure]]:
     """Name and figure of each; the lab's label noise only where a sweep's results are given."""
-    yield "theory-gradient-shapes", gradient_shapes()
+    yield "theory-gradient-shapes", gradient_shapes(MAIN, FORMULAS)
     yield "theory-trade-places", trade_places()
     yield "theory-risk-over-time", risk_over_time()
     if results is not None:
         yield "theory-lab-noise", lab_noise_beside(noise_gains(results))
-
-
-# --- gradient shapes --------------------------------------------------------------------------------------------
-
-
-def gradient_shapes() -> Figure:
-    """W_f(p) of the nine main objectives; Proposition 3.2's halves are shaded, and a mark is where W_f is largest."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 3.9))
-    smooth, cut = figure.subplots(1, 2, sharey=True)
-    whole = [name for name in MAIN if MAIN[name].keep == "all"]
-    thresholded = [name for name in MAIN if name not in whole]
-    for ax, names in ((smooth, whole), (cut, thresholded)):
-        for name in names:
-            _draw_shape(ax, name)
-        ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1.04)
-        ax.set_xlabel("p of the target token")
-        ax.legend(loc="lower left", bbox_to_anchor=(0.0, 1.07), ncols=2 if len(names) > 3 else 1, handlelength=1.4,
-                  labelspacing=0.3, borderpad=0, columnspacing=1.2)  # fmt: skip
-    smooth.set_ylabel("$W_f(p)$: pull on the target's logit")
-    for left, text, shade in ((0.0, "convex f peaks here", "#f6ead9"), (0.5, "concave f peaks here", "#dfeaf4")):
-        smooth.axvspan(left, left + 0.5, color=shade, linewidth=0, zorder=0)
-        smooth.text(left + 0.25, 1.015, text, transform=smooth.get_xaxis_transform(), ha="center", fontsize=7.5)
-    cut.text(0.5, 1.015, "neither convex nor concave", transform=cut.transAxes, ha="center", fontsize=7.5)
-    placed = [name for name in whole if proposition_3_2(MAIN[name]).holds]
-    note(
-        figure,
-        "$W_f(p)=-f'(p)\\,p\\,(1-p)$; marks: where it is largest. Left: objectives on all tokens; in the shaded halves "
-        f"Proposition 3.2 puts the peak, which holds for {len(placed)} of {len(whole)} (-p is both convex and concave: "
-        "1/2). Right: a threshold at p = 0.2 makes f jump, so that the proposition says nothing.",
-    )
-    figure.subplots_adjust(left=0.075, right=0.985, top=0.79, bottom=0.235, wspace=0.1)
-    return figure
-
-
-def _draw_shape(ax: Axes, name: str) -> None:
-    objective = MAIN[name]
-    p_G = np.linspace(0, 1, 1001)
-    shape_G = gradient_shape(objective, p_G)
-    if objective.keep != "all":  # no slanted line across the jump
-        edge = np.searchsorted(p_G, objective.threshold) + (0 if objective.keep == "above" else 1)
-        p_G, shape_G = np.insert(p_G, edge, np.nan), np.insert(shape_G, edge, np.nan)
-    top = proposition_3_2(objective).peak
-    ax.plot(p_G, shape_G, color=COLOURS[name], linewidth=1.4, label=legend_text(name, FORMULAS))
-    ax.plot([top], gradient_shape(objective, [top]), "o", color=COLOURS[name], markersize=4, clip_on=False, zorder=5)
 
 
 # --- where two objectives trade places --------------------------------------------------------------------------

@@ -2,40 +2,80 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.figures.save import save
 from analysis.figures.style import STYLE, averaged, colours, counts, in_order, legend_text, note, plain
-from analysis.paper.reported import formulas, reported_ablation, reported_gains
+from analysis.paper.reported import (
+    METRICS,
+    PRIMARY_METRICS,
+    TRAINING_SET,
+    formulas,
+    prior_of,
+    reported_ablation,
+    reported_gains,
+    reported_means,
+)
 from analysis.statistics.benchmarks import PRIMARY, by_place
 from analysis.statistics.continuum import REFERENCE
+from analysis.statistics.intervals import region
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_TABLES = ("Table 1", "Table 2", "Table 3")  # the main grid
+_NOT_TOLD = ("before_low", "before_high", "after_low", "after_high", "sequences", "n", "seeds", "epochs")
+
 
 def write_reported_figures(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """The continuum, the gains and the ablations as reported, as PNG, PDF and SVG, and the figures of the theory; the
-    paths of the PNG files. What the table has no numbers of is left out.
+    """The continuum, the gains, the scores, the ablations and the likelihoods as reported, as PNG, PDF and SVG, and the
+    figures of the theory; the paths of the PNG files. What the table has no numbers of is left out.
     """
-    from analysis.figures.continuum import continuum
     from analysis.figures.theory import theory_figures
-
-    rows = placed_gains(table)
 
     def figures() -> Iterator[tuple[str, Figure]]:
         yield from theory_figures()
-        if len(rows):
-            yield "continuum-reported", continuum(rows[rows["prior"].notna()], formulas())
-            yield "gains-reported", gain_bars(rows)
-        yield from _ablations(table)
+        yield from reported_figures(table)
 
     return _write(figures(), folder)
+
+
+def reported_figures(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of each that the reported numbers give; draw them under `rc_context(STYLE)`."""
+    from analysis.figures.continuum import continuum
+
+    rows = placed_gains(table)
+    if len(rows) and rows["prior"].notna().any():
+        yield "continuum-reported", continuum(rows[rows["prior"].notna()], formulas())
+    if len(rows):
+        yield "gains-reported", gain_bars(rows)
+    yield from _scores(table)
+    yield from _ablations(table)
+    if len(likelihoods := reported_likelihood(table)):
+        from analysis.figures.likelihood import likelihood
+
+        yield "likelihood-reported", likelihood(likelihoods, formulas())
+
+
+def _scores(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Average scores as bars and as a heat map; a heat map by benchmark of each domain with several."""
+    from analysis.figures.bars import bars
+    from analysis.figures.heatmap import heatmap
+
+    means = scored(table)
+    if means.empty:
+        return
+    rows = placed_scores(means)
+    yield "bars-reported", bars(rows, formulas(), {})
+    yield "heatmap-reported", heatmap(rows, formulas())
+    for domain in dict.fromkeys(rows.loc[rows["columns"] > 1, "domain"]):
+        yield f"heatmap-reported-{domain}", heatmap(means[means["domain"] == domain], formulas())
 
 
 def _ablations(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
@@ -54,6 +94,43 @@ def _ablations(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
 
 def _ablated(rows: pd.DataFrame, kind: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
     return kind(rows, rows) if len(rows) else rows
+
+
+def scored(table: pd.DataFrame) -> pd.DataFrame:
+    """reported_means, with `place`, the paper's table, and `metric` in words."""
+    rows = reported_means(table)
+    if rows.empty:
+        return rows
+    main = table[table["place"].isin(_TABLES) & table["metric"].isin(PRIMARY_METRICS)].drop_duplicates("domain")
+    of = main.set_index("domain")
+    names = {"place": rows["domain"].map(of["place"]), "metric": rows["domain"].map(of["metric"]).map(METRICS)}
+    return rows.assign(**names, digitised=0.0)
+
+
+def placed_scores(means: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `scored`, a row per backbone, domain and objective: averages over a domain's benchmarks."""
+    rows = by_place(means)
+    several = rows["decoding"].eq(PRIMARY).any()
+    return rows[rows["decoding"] == PRIMARY].reset_index(drop=True) if several else rows
+
+
+def reported_likelihood(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean p of the training targets before and after training, with the columns of likelihood.likelihood_rows, and
+    `place`, `source`. Intervals, n and the rest that the paper does not tell are nan.
+    """
+    told = table[(table["metric"] == "mean_p") & (table["benchmark"] == TRAINING_SET)]
+    key = ["place", "backbone", "domain"]
+    before = told[told["objective"] == "base"].set_index(key)["score"]
+    rows = []
+    for row in told[told["objective"] != "base"].to_dict("records"):
+        where, prior = (row["backbone"], row["domain"]), prior_of(table, row["backbone"], row["domain"])
+        out: dict[str, Any] = {"backbone": row["backbone"], "domain": row["domain"], "variant": ""}
+        out |= {"point": " · ".join(where), "objective": row["name"], "place": row["place"], "source": "reported"}
+        out |= {"prior": prior, "region": row["region"] or region(prior), "after": row["score"], "digitised": 0.0}
+        out |= {"before": before.get((row["place"], *where), math.nan)}
+        rows.append(out | dict.fromkeys(_NOT_TOLD, math.nan))
+    found = pd.DataFrame(rows)
+    return found.sort_values("prior", ascending=False, kind="stable", ignore_index=True) if rows else found
 
 
 def placed_gains(table: pd.DataFrame) -> pd.DataFrame:

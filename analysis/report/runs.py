@@ -1,4 +1,4 @@
-"""What became of each job of a sweep: state, host, duration, error, and the last lines of a failed job's log.
+"""What became of each job of a sweep: state, host, duration, error, and the last log lines of what is not done.
 
 Texts are cut to a bounded size, and what looks like a secret is taken out of them: logs hold whatever a job printed.
 """
@@ -21,7 +21,7 @@ from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import is_done, read_json
 
-MOST_LOGS = 100  # failed jobs whose log is shown, of any one page
+MOST_LOGS = 100  # jobs whose log is shown, of any one page
 LOG_LINES, LINE_LENGTH, ERROR_LENGTH = 30, 300, 300
 _TAIL_BYTES = 32 * 1024
 COLUMNS = ["job", "kind", "cells", "state", "attempt", "attempts", "host", "started", "seconds", "error", "log"]
@@ -78,11 +78,11 @@ def _run(job: JobFiles, finished: Mapping[Any, Any] | None, logs: int) -> dict[s
     if last.failure.exists():
         data = _json(last.failure)
         message = next((str(data[key]) for key in ("message", "error", "reason") if data.get(key)), "no message")
-        log = _log(last, str(data.get("traceback") or "")) if logs > 0 else ""
-        return row | {"state": "failed", "error": _cut(scrubbed(message), ERROR_LENGTH), "log": log}
+        row |= {"state": "failed", "error": _cut(scrubbed(message), ERROR_LENGTH)}
+        return row | {"log": _log(last, str(data.get("traceback") or "")) if logs > 0 else ""}
     if last.interrupted.exists():
         row |= {"state": "interrupted", "error": _cut(scrubbed(str(_json(last.interrupted).get("why", ""))), 200)}
-    return row
+    return row | {"log": _log(last, "") if logs > 0 else ""}
 
 
 def _finishing(job: JobFiles, attempts: list[Attempt]) -> Attempt | None:

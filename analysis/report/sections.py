@@ -21,6 +21,9 @@ from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import crossover
 from analysis.statistics.intervals import REGION_EDGES
 from analysis.tables.claims import claim_rows, reading
+from analysis.tables.priors import HEADS as PRIOR_HEADS
+from analysis.tables.priors import NAMES as PRIOR_NAMED
+from analysis.tables.priors import NOTHING, OF_TOKENS, PRIORS_NOTE, n_text, prior_rows, strength_text, token_text
 from analysis.tables.results import number, with_interval
 from analysis.tables.sweep import with_averages
 
@@ -174,6 +177,21 @@ def scores_section(results: Results, means: pd.DataFrame, why: Reasons) -> str:
     return found + note if found else "<p class=empty>No scores: the sweep has no cells.</p>"
 
 
+def priors_section(results: Results, facets: Facets) -> str:
+    """Every prior job's answers, clean and as trained; what is missing with its reason."""
+    records = prior_rows(results).to_dict("records")
+    if not records:
+        return f"<p class=empty>{NOTHING}</p>"
+    rows: list[list[Any]] = []
+    for r in records:
+        cells: list[Any] = [r[name] for name in PRIOR_NAMED]
+        cells += [(strength_text(r), r["mean"], r["missing"]), (n_text(r), r["n"] or math.nan)]
+        cells += [r["region"] or "-", r["region_paper"] or "-"]
+        cells += [(token_text(r[name]), r[name]) for name in OF_TOKENS]
+        rows.append([*cells, r["tokens"] or "", r["prior"], r["missing"]])
+    return f"<p class=note>{PRIORS_NOTE}</p>" + data_table("priors", PRIOR_HEADS, rows, records, facets)
+
+
 def curves_section(results: Results, chart: Spec | None, facets: Facets) -> str:
     if chart is None:
         return "<p class=empty>No training has logged a step yet.</p>"
@@ -278,12 +296,12 @@ def runs_section(results: Results, facets: Facets) -> str:
     ]
     states = pd.Series([r["state"] for r in jobs], dtype=object).value_counts(sort=False)
     told = ", ".join(f"{n} {state}" for state, n in states.items())
-    failed = [r for r in jobs if r["state"] == "failed"]
-    logs = "".join(_log(r, facets) for r in failed if r["log"])
-    if len(failed) > MOST_LOGS:
-        logs += f"<p class=note>{len(failed) - MOST_LOGS} more failed; `bll logs JOB` shows their logs.</p>"
+    begun = [r for r in jobs if r["state"] in ("failed", "interrupted", "started")]
+    logs = "".join(_log(r, facets) for r in begun if r["log"])
+    if len(begun) > MOST_LOGS:
+        logs += f"<p class=note>{len(begun) - MOST_LOGS} more are not done; `bll logs JOB` shows their logs.</p>"
     if logs:
-        logs = f"<h3>Last lines of failed jobs' logs</h3>{logs}"
+        logs = f"<h3>Last lines of the logs of what failed or has not ended</h3>{logs}"
     note = "<p class=note>Texts are cut, and what looks like a secret is removed; `bll logs JOB` shows a whole log.</p>"
     jobs_table = data_table("runs", heads, rows, [r["of"] for r in jobs], facets)
     return f"<p>{len(jobs)} jobs: {escape(told or 'none')}.</p>{jobs_table}{logs}{note}"
@@ -293,7 +311,8 @@ def _log(row: Mapping[Any, Any], facets: Facets) -> str:
     of = escape(json.dumps(facets.places(row["of"]), separators=(",", ":")))
     return (
         f"<details class=log data-of='{of}'><summary>{escape(row['job'])} <small>{escape(row['cells'])}</small> "
-        f"<span class=bad>{escape(row['error'])}</span></summary><pre tabindex=0>{escape(row['log'])}</pre></details>"
+        f"<span class=bad>{escape(row['error'] or row['state'])}</span></summary>"
+        f"<pre tabindex=0>{escape(row['log'])}</pre></details>"
     )
 
 

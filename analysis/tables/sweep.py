@@ -1,4 +1,4 @@
-"""A sweep's own tables as Markdown, LaTeX and CSV: its gains over NLL, and the objectives' ranks per region."""
+"""A sweep's own tables as Markdown, LaTeX and CSV: gains over NLL, the objectives' ranks per region, priors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.intervals import REGIONS
 from analysis.statistics.ranks import ranks
 from analysis.tables.formats import Grid, comma_separated, latex, markdown
+from analysis.tables.priors import prior_rows, priors_grid
 from analysis.tables.results import number, with_interval
 from bll_sweeps.store.records import write_text
 
@@ -22,7 +23,7 @@ RULES = {"region": "prior strength", "region_paper": "the paper's, by domain"}
 GAINS_NOTE = (
     f"Gain over {REFERENCE.upper()}: difference of mean scores, paired by question, with its 95 % interval, and the "
     "interval over seeds and questions where there are several seeds; n is the number of questions. p: that of the "
-    "wider of the two. p (Holm): adjusted, so that the chance of a "
+    "both. p (Holm): adjusted, so that the chance of a "
     f"false discovery among the gains of a decoding stays below {number(LEVEL, 2)}; p (BH), by Benjamini and Hochberg: "
     "so that their expected share does. Averages over benchmarks are adjusted among themselves. MDD: the difference "
     f"that a repetition would show with {100 * POWER:.0f} % power."
@@ -71,11 +72,12 @@ def region_name(short: str) -> str:
 
 
 def write_sweep_tables(results: Results, means: pd.DataFrame, gains: pd.DataFrame, folder: Path) -> list[Path]:
-    """gains and ranks as .md, .tex and .csv in `folder`; the paths of the Markdown files."""
+    """gains, ranks and priors as .md, .tex and .csv in `folder`; the paths of the Markdown files."""
     rows = rank_rows(means, results)
     return [
         _write(folder, "gains", gains_grid(gains, results)),
         _write(folder, "ranks", ranks_grid(rows)),
+        _write(folder, "priors", priors_grid(prior_rows(results))),
     ]
 
 
