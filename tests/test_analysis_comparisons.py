@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from analysis.statistics.comparisons import (
     adjusted,
@@ -21,6 +22,7 @@ from analysis.statistics.comparisons import (
 )
 from analysis.statistics.intervals import Interval
 from analysis.statistics.paired import paired_difference, paired_differences
+from analysis.statistics.seeds import detectable_over_seeds, over_seeds
 from bll_sweeps.errors import UsageError
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -93,6 +95,27 @@ def test_the_minimum_detectable_difference_is_found_four_times_out_of_five() -> 
     gain = float(np.median([minimum_detectable(one) for one in compared(0.0, 50)]))
     shown = np.mean([one.low > 0 for one in compared(gain, 600)])
     assert shown == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5, 10])
+def test_the_minimum_detectable_difference_over_seeds_is_that_of_students_t(runs: int) -> None:
+    """Where questions add nothing: the difference at which the t test over runs has 80 % power."""
+    score_SN = np.random.default_rng(runs).normal(0, 0.1, (runs, 1))
+    exactly = Interval(float(score_SN.mean()), float(score_SN.mean()), float(score_SN.mean()), 1000)
+    found = detectable_over_seeds(exactly, over_seeds(score_SN, exactly), runs)
+    shift = found / (score_SN.std(ddof=1) / math.sqrt(runs))
+    assert 1 - stats.nct.cdf(stats.t.ppf(0.975, runs - 1), runs - 1, shift) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_the_minimum_detectable_difference_has_both_parts() -> None:
+    """Runs all alike: what questions alone can show."""
+    questions = Interval(0.1, 0.05, 0.15, 100)
+    same = np.full((3, 100), 0.1)
+    assert detectable_over_seeds(questions, over_seeds(same, questions), 3) == pytest.approx(
+        minimum_detectable(questions)
+    )
+    apart = over_seeds(same + np.array([[-0.1], [0.0], [0.1]]), questions)
+    assert detectable_over_seeds(questions, apart, 3) > 0.3
 
 
 def test_the_questions_needed_for_the_detectable_difference_are_those_at_hand() -> None:

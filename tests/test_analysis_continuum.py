@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from analysis.__main__ import main
 from analysis.figures.leaders import leaders
+from analysis.paper.best import best_keys
 from analysis.sources.table import Results, load
-from analysis.statistics.benchmarks import by_place
+from analysis.statistics.benchmarks import PRIMARY, by_place
 from analysis.statistics.claims import check, judge
 from analysis.statistics.continuum import gains, means
 from analysis.statistics.intervals import Interval
@@ -197,6 +198,21 @@ def test_over_several_seeds_p_values_and_claims_go_by_the_interval_over_seeds(tm
     grid = gains_grid(gains(results), results)
     at = grid.heads.index("gain [95 %]")
     assert [line[at][1] for line in grid.lines if line[4][0] == "sampled"] == [False]
+
+
+def test_bold_in_tables_is_what_is_starred_in_figures(store: Path) -> None:
+    """The best by its difference from every other objective, not from the second alone."""
+    results = load(store)
+    trained = dataclasses.replace(results, cells=results.cells[results.cells["objective"] != "base"])
+    table = means(trained)
+    starred = {
+        (*key[:2], key[3], leader.top)
+        for key, leader in leaders(trained, by_place(table, trained.cells)).items()
+        if leader.decided
+    }
+    bold = {(key[0], key[1], key[5], key[4]) for key in best_keys(table, trained)}
+    assert bold == {one for one in starred if one[2] != PRIMARY} and bold
+    assert len(bold) < len(table.drop_duplicates(["point", "decoding"]))
 
 
 @given(

@@ -20,10 +20,13 @@ from analysis.statistics.crossover import (
     fit,
     isotonic,
     logit,
+    prior_leaning,
     settings_of,
     student_cdf,
 )
 from analysis.statistics.intervals import Interval
+from analysis.theory.shapes import MAIN
+from bll_sweeps.grid.axes import Objective, canonical_json
 
 PRIORS = [0.05, 0.2, 0.4, 0.6, 0.8, 0.95]
 ZIGZAG = np.array([1, -1, 1, -1, 1, -1])
@@ -240,3 +243,28 @@ def test_the_fit_does_not_fall_and_no_other_that_does_not_is_nearer(values: list
 def test_student_agrees_with_the_printed_tables(t: float, freedom: int, expected: float) -> None:
     assert student_cdf(t, freedom) == pytest.approx(expected, abs=1e-7)
     assert student_cdf(-t, freedom) == pytest.approx(1 - expected, abs=1e-7)
+
+
+# --- of which objectives a rising gain is assumed ---------------------------------------------------------------------
+
+
+def identity(**told: object) -> str:
+    return canonical_json(Objective(name="x", **told).identity())  # type: ignore[arg-type]
+
+
+def test_objectives_whose_weight_nowhere_falls_with_p_lean_to_the_prior() -> None:
+    leaning = {name for name, objective in MAIN.items() if prior_leaning(canonical_json(objective.identity()))}
+    assert leaning == set(MAIN) - {"logp_below"}
+    assert not prior_leaning(identity(family="power", keep="below", threshold=0.2))
+    assert prior_leaning(identity(family="nll", keep="above", threshold_quantile=0.1))
+    assert not prior_leaning(identity(family="nll", keep="below", threshold_quantile=0.9))
+    assert prior_leaning("")  # not known
+
+
+def test_of_an_objective_that_does_not_lean_to_the_prior_no_crossover_is_told() -> None:
+    rows = line(PRIORS, 0.1, 0.5)
+    known = crossover(rows.assign(prior_leaning=True), "p", "sampled")
+    assert known == crossover(rows, "p", "sampled") and known.fit is not None
+    found = crossover(rows.assign(prior_leaning=False), "p", "sampled")
+    assert math.isnan(found.prior) and found.fit is None and found.settings == len(PRIORS)
+    assert "its weight w(p) falls with p" in found.why

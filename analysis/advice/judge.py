@@ -1,10 +1,11 @@
 """One objective against NLL at one setting, by the other settings of the evidence and by its own measurement.
 
-One fixed method: the gain over NLL is a non-decreasing function of prior strength, fitted to all settings but the one
-asked about (statistics/crossover.py). What is said of that one is the fit's prediction, with the scatter between
-settings in it. Beyond their prior strengths such a function is only bounded: below them the gain is at most that of the
-weakest, above them at least that of the strongest. Where that bound does not tell the sign, the paper's numbers of the
-region say which way to lean. Where the setting has been measured and its difference is significant, that decides.
+One fixed method: the gain over NLL of a prior-leaning objective is a non-decreasing function of prior strength, fitted
+to all settings but the one asked about (statistics/crossover.py); of other objectives nothing is predicted. What is
+said of that one is the fit's prediction, with the scatter between settings in it. Beyond their prior strengths such a
+function is only bounded: below them the gain is at most that of the weakest, above them at least that of the strongest.
+Where that bound does not tell the sign, the paper's numbers of the region say which way to lean. Where the setting has
+been measured and its difference is significant, that decides.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from analysis.advice.evidence import Evidence
 from analysis.advice.paper import Reported, reported_in
 from analysis.statistics.benchmarks import PRIMARY
-from analysis.statistics.crossover import Crossover, Prediction, crossover_of, settings_of
+from analysis.statistics.crossover import Crossover, Prediction, crossover
 from analysis.statistics.intervals import Interval, region
 
 SURE = 0.9  # an objective is advised, not only leaned to, from this probability on
@@ -81,7 +82,7 @@ class Judgement:
 
 def judge(evidence: Evidence, backbone: str, domain: str, prior: Interval, objective: str) -> Judgement:
     """One objective against NLL at one setting, which is not among the fitted ones."""
-    others = crossover_of(settings_of(evidence.without(backbone, domain), objective, PRIMARY))
+    others = crossover(evidence.without(backbone, domain), objective, PRIMARY)
     predicted = others.fit.predict(prior) if others.fit else None
     row = evidence.at(backbone, domain, objective)
     measured = _measured(row) if row is not None else None

@@ -16,29 +16,25 @@ Key = tuple[str, ...]  # backbone, domain, benchmark, variant, objective, decodi
 
 def best_keys(means: pd.DataFrame, results: Results, prior: Prior = "clean") -> set[Key]:
     """The rows of `continuum.means`, or of their averages, that are the highest of their point and decoding, if the
-    95 % interval of the paired difference from the second highest (over seeds too where there are several) excludes
-    zero.
+    95 % intervals of the paired differences from every other one (over seeds too where there are several) exclude zero.
     """
-    pairs: dict[Key, tuple[str, str]] = {}
+    ranked: dict[Key, list[str]] = {}
     known = means[(means["n"] > 0) & means["mean"].notna()]
     for key, rows in known.groupby([*POINT, "decoding"], sort=False):
         if len(rows) > 1:
-            first, second = rows.nlargest(2, "mean")["objective"]
-            pairs[tuple(map(str, key))] = (str(first), str(second))
+            ranked[tuple(map(str, key))] = list(map(str, rows.sort_values("mean", ascending=False)["objective"]))
     # Untrained backbones have no gain of their own: their difference is that of the other one, mirrored.
-    references = {"base" if "base" in pair else pair[1] for pair in pairs.values()}
+    references = {"base", *(names[0] for names in ranked.values())}
     tables = {name: _gains(results, prior, name) for name in sorted(references)}
-    best = set()
-    for key, (first, second) in pairs.items():
-        if first == "base":
-            row = tables["base"].get((*key, second))
-            clear = row is not None and row["gain_high"] < 0
-        else:
-            row = tables["base" if second == "base" else second].get((*key, first))
-            clear = row is not None and row["gain_low"] > 0
-        if clear:
-            best.add((*key[:-1], first, key[-1]))
-    return best
+
+    def below(key: Key, top: str, other: str) -> bool:
+        row = tables["base"].get((*key, top)) if other == "base" else tables[top].get((*key, other))
+        if row is None:
+            return False
+        return bool(row["gain_low"] > 0 if other == "base" else row["gain_high"] < 0)
+
+    clear = {key: top for key, (top, *others) in ranked.items() if all(below(key, top, other) for other in others)}
+    return {(*key[:-1], top, key[-1]) for key, top in clear.items()}
 
 
 def _gains(results: Results, prior: Prior, reference: str) -> dict[Key, dict[Any, Any]]:

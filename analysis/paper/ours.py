@@ -12,10 +12,11 @@ import pandas as pd
 from analysis.paper.best import best_keys
 from analysis.paper.reported import AVERAGE, PRIMARY_METRICS, TRAINING_SET, benchmarks
 from analysis.sources.reading import Reader
-from analysis.sources.table import POINT, Prior, Results
+from analysis.sources.table import PLACE, POINT, Prior, Results
 from analysis.statistics.benchmarks import PRIMARY, by_place
 from analysis.statistics.continuum import gains, means
-from analysis.statistics.seeds import decisive
+from analysis.statistics.intervals import Interval
+from analysis.statistics.seeds import decisive, over_seeds
 from bll_sweeps.store.layout import Layout
 
 COLUMNS = [
@@ -50,7 +51,7 @@ def our_numbers(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     rows += [_average(row, reasons, "mean") for row in _averages(mean_table, results)]
     rows += [_average(row, reasons, "gain") for row in _averages(gain_table, results)]
     rows += [_other_metric(group, reasons) for group in _similarities(results)]
-    rows += _priors(results, reasons, prior)
+    rows += _priors(results, mean_table, reasons, prior)
     table = pd.DataFrame(rows, columns=[*COLUMNS, "averaged"])
     table["identity"] = [identities.get(name, "") for name in table["objective"]]
     table["best"] = False
@@ -128,25 +129,33 @@ def _similarities(results: Results) -> list[list[dict[Any, Any]]]:
 
 
 def _other_metric(rows: list[dict[Any, Any]], reasons: dict[tuple[str, ...], str]) -> dict[str, Any]:
-    """Over several seeds the mean of the means and of the limits: no narrower than the interval of one seed."""
+    """Over several seeds the mean of the means and of the limits, with the scatter of the seeds in the interval."""
     numbers = {key: sum(row[key] for row in rows) / len(rows) for key in ("mean", "low", "high")}
     first = rows[0]
+    if len(rows) > 1:
+        means_S1 = np.array([[row["mean"]] for row in rows])
+        questions = Interval(numbers["mean"], numbers["low"], numbers["high"], first["questions"])
+        numbers["low"], numbers["high"] = over_seeds(means_S1, questions)
     told = {"n": first["questions"], "seeds": len(rows), "reason": reasons.get(_key(first), "")}
     return {**first, **numbers, **told}
 
 
-def _priors(results: Results, reasons: dict[tuple[str, ...], str], prior: Prior) -> list[dict[str, Any]]:
+def _priors(
+    results: Results, mean_table: pd.DataFrame, reasons: dict[tuple[str, ...], str], prior: Prior
+) -> list[dict[str, Any]]:
+    """Of each place, over the backbones of its seeds (continuum.means)."""
     rows = []
-    stem = f"prior_{prior}"
-    cells = results.cells[results.cells[stem].notna()]
-    for (backbone, domain, variant), group in cells.groupby(["backbone", "domain", "variant"], sort=False):
-        first = group.to_dict("records")[0]
+    cells = results.cells[results.cells[f"prior_{prior}"].notna()]
+    placed = mean_table[mean_table["prior"].notna()]
+    for (backbone, domain, variant), group in cells.groupby(PLACE, sort=False):
+        first = placed[(placed[PLACE] == [backbone, domain, variant]).all(axis=1)].iloc[0]
         about = [why for why in (reasons.get(_key(row), "") for row in group.to_dict("records")) if _of_place(why)]
         rows.append(
             {
                 "backbone": backbone, "domain": domain, "variant": variant, "objective": "base", "decoding": "",
-                "benchmark": TRAINING_SET, "metric": "mean_p", "mean": first[stem], "low": first[f"{stem}_low"],
-                "high": first[f"{stem}_high"], "n": first["prior_questions"] or first["prior_sequences"], "seeds": 1,
+                "benchmark": TRAINING_SET, "metric": "mean_p", "mean": first["prior"], "low": first["prior_low"],
+                "high": first["prior_high"], "n": first["prior_questions"] or first["prior_sequences"],
+                "seeds": group["prior"].nunique(),
                 "reason": about[0] if about else "",
             }
         )  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.statistics.continuum import REFERENCE
+from analysis.statistics.crossover import prior_leaning
 from analysis.statistics.intervals import region
 from bll_sweeps.errors import UsageError, hint
 from bll_sweeps.grid.axes import Objective, canonical_json
@@ -194,7 +195,7 @@ def reported_means(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """The main grid (Tables 1 to 3) with the columns of `continuum.means`, and `source`.
 
     Figlet fonts by exact match. The prior is that of Table 5, its interval and that of the mean nan; the region is the
-    paper's, by the domain; n is the benchmark's number of questions, seeds 1 as no more are told of. The averages that
+    paper's, by the domain; n is the benchmark's number of questions, seeds nan as none are told of. The averages that
     the paper prints are left out: benchmarks.by_place makes them from the columns.
     """
     table = reported() if table is None else table
@@ -207,6 +208,7 @@ def reported_means(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
 def reported_gains(table: pd.DataFrame | None = None, reference: str = REFERENCE) -> pd.DataFrame:
     """The main grid's gains over the reference with the columns of `continuum.gains`; rows as in `reported_means`."""
+    table = reported() if table is None else table
     means = reported_means(table)
     if means.empty:
         return means
@@ -216,6 +218,8 @@ def reported_gains(table: pd.DataFrame | None = None, reference: str = REFERENCE
     known = [of_reference.get(tuple(row), math.nan) for row in rows[keys].to_numpy(str)]
     gains = rows.assign(gain=rows["mean"] - known, significant_holm=False, **dict.fromkeys(_BY_QUESTION, math.nan))
     gains.loc[gains["gain"].isna(), "n"] = 0
+    identities = dict(zip(table["name"], table["identity"], strict=True))
+    gains["prior_leaning"] = [prior_leaning(identities[name]) for name in gains["objective"]]
     return gains.drop(columns=["mean", "low", "high"]).reset_index(drop=True)
 
 
@@ -273,7 +277,7 @@ def _place(table: pd.DataFrame, row: dict[Any, Any]) -> dict[str, Any]:
         "n": int(known.get("questions", 0)),
         "samples": samples,
     }
-    return out | {"seeds": 1, "source": "reported", **dict.fromkeys(_OF_SEEDS, math.nan)}
+    return out | {"seeds": math.nan, "source": "reported", **dict.fromkeys(_OF_SEEDS, math.nan)}
 
 
 def _asked(domain: str, benchmark: str) -> dict[str, Any]:

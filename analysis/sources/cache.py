@@ -46,7 +46,7 @@ def _made_by() -> str:
     paths = [
         p for name in _CODE for p in (sorted((top / name).glob("*.py")) if (top / name).is_dir() else [top / name])
     ]
-    versions = [f"{name} {version(name)}" for name in ("numpy", "pandas", "pyarrow")]
+    versions = [f"{name} {version(name)}" for name in ("msgspec", "numpy", "pandas", "pyarrow")]
     code = hashlib.sha256(f"{sys.version} {versions}".encode())
     for path in paths:
         code.update(path.read_bytes())

@@ -202,7 +202,7 @@ def _small_files(folder: str) -> dict[str, str] | None:
 
 
 # What the tables take from the spec of an evaluation. The rest, such as a backbone's tasks and templates, is nine
-# tenths of the text that a large sweep would have moved, parsed and kept.
+# tenths of the text that a large sweep would have moved, parsed and kept. Who asks for more makes a Reader of its own.
 _ASKED = {
     "benchmark": ("decodings",),
     "domain": ("name", "task", "source", "noise"),

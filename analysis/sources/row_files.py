@@ -34,7 +34,7 @@ def arrow_table(path: Path, size: int, sha256: str) -> pa.Table | None:
         if not rows or any(row.keys() != rows[0].keys() for row in rows):
             return None
         table = pa.Table.from_pylist(rows)
-    except (msgspec.MsgspecError, UnicodeDecodeError, pa.ArrowException):
+    except (msgspec.MsgspecError, UnicodeDecodeError, pa.ArrowException, OverflowError):
         return None
     plain = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string)
     return table if all(any(is_plain(kind) for is_plain in plain) for kind in table.schema.types) else None

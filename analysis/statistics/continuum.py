@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from analysis.sources.table import POINT, Prior, Results
 from analysis.statistics.comparisons import adjusted, minimum_detectable
+from analysis.statistics.crossover import prior_leaning
 from analysis.statistics.intervals import (
     REGION_EDGES,
     REGIONS,
@@ -32,7 +33,7 @@ from analysis.statistics.intervals import (
     region_paper,
 )
 from analysis.statistics.paired import paired_difference, paired_differences
-from analysis.statistics.seeds import over_seeds, p_over_seeds
+from analysis.statistics.seeds import detectable_over_seeds, over_seeds, p_over_seeds
 from bll_sweeps.grid.axes import canonical_json
 
 __all__ = [
@@ -92,9 +93,10 @@ def gains(results: Results, prior: Prior = "clean", reference: str = REFERENCE) 
     The reference is the objective of that name, and any other that is the same (power with alpha 0 is NLL). Columns as
     in `means`, with gain, gain_low, gain_high for the mean difference, gain_seeds_low and gain_seeds_high over seeds
     and questions; p_value (over both where there are several seeds), and adjusted over all gains of a decoding p_holm,
-    p_bh and significant_holm; mdd, the
-    difference that could be detected with 80 % power. Only questions that both were asked count; only seeds that both
-    have, answered by the same engine and scored by the same grader. n = 0 where either is missing.
+    p_bh and significant_holm; mdd, the difference that could be detected with 80 % power; prior_leaning, whether the
+    objective's gain is expected not to fall with prior strength (crossover.py). Only questions that both were asked
+    count; only seeds that both have, answered by the same engine and scored by the same grader. n = 0 where either is
+    missing.
     """
     groups = _groups(results)
     same = _same_objectives(results, reference)
@@ -110,6 +112,7 @@ def gains(results: Results, prior: Prior = "clean", reference: str = REFERENCE) 
         done, other = _paired(cells, partners.get(keys[:at] + keys[at + 1 :], []))
         difference_SN, samples = _difference(_scores(results, done), _scores(results, other))
         row = {**dict(zip(_GROUP, keys, strict=True)), **_place(done or cells, prior)}
+        row["prior_leaning"] = all(prior_leaning(cell["identity"]) for cell in cells)
         by_seed = difference_SN.mean(axis=1).tolist() if difference_SN.size else []
         rows.append(row | _seeds(samples, len(difference_SN), by_seed))
         differences.append(difference_SN)
@@ -119,9 +122,10 @@ def gains(results: Results, prior: Prior = "clean", reference: str = REFERENCE) 
     for row, one, difference_SN in zip(rows, found, differences, strict=True):
         row |= _fields(one, "gain") | (ends := _over_seeds(difference_SN, one, "gain_seeds"))
         low, high = ends.values()
-        several = not math.isnan(low)
-        p = p_over_seeds(one, (low, high), len(difference_SN)) if several else one.p_value
-        row |= {"p_value": p, "mdd": minimum_detectable(Interval(one.mean, low, high, one.n) if several else one)}
+        several, runs = not math.isnan(low), len(difference_SN)
+        p = p_over_seeds(one, (low, high), runs) if several else one.p_value
+        mdd = detectable_over_seeds(one, (low, high), runs) if several else minimum_detectable(one)
+        row |= {"p_value": p, "mdd": mdd}
     return _ordered(adjusted(pd.DataFrame(rows)))
 
 

@@ -2,22 +2,27 @@
 
 The unit is the *setting*, a backbone on a domain. Its seeds, variants and benchmarks are not independent of one another
 and are averaged first. That the gain of a prior-leaning objective does not fall with prior strength is the paper's
-claim, and all that is assumed: in the lab the gain jumps and then stays where it is, which neither a line nor another
-curve of few parameters follows. The fit is the least-squares one over settings (pool adjacent violators), straight in
-logit(prior strength) between settings, since that spreads both ends of the axis, and constant beyond them. Settings
-have equal weights: they scatter about any curve by more than their measurement error, because tasks differ.
+claim, and all that is assumed; of other objectives nothing is (`prior_leaning`). In the lab the gain jumps and then
+stays where it is, which neither a line nor another curve of few parameters follows. The fit is the least-squares one
+over settings (pool adjacent violators), straight in logit(prior strength) between settings, since that spreads both
+ends of the axis, and constant beyond them. Settings have equal weights: they scatter about any curve by more than their
+measurement error, because tasks differ.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
 from analysis.statistics.intervals import Array, Interval, Z, student_cdf, t_quantile
+from bll_sweeps.grid.axes import Objective
+from bll_sweeps.objectives import family
 
 SETTING = ["backbone", "domain"]
 MIN_SETTINGS = 4  # of fewer, each left out in turn, the scatter cannot be told
@@ -174,7 +179,29 @@ def crossover(table: pd.DataFrame, objective: str, decoding: str) -> Crossover:
     functions). The data show none (`why` says so) where settings are fewer than 4, or where it is not rejected that the
     gain has one sign at all of them. Simulated coverage: bench/results/coverage.md.
     """
-    return crossover_of(settings_of(table, objective, decoding))
+    found = crossover_of(settings_of(table, objective, decoding))
+    rows = table[table["objective"] == objective]
+    if "prior_leaning" not in rows or rows["prior_leaning"].all():
+        return found
+    return replace(found, prior=math.nan, low=math.nan, high=math.nan, why=_NOT_LEANING, fit=None)
+
+
+_NOT_LEANING = "its weight w(p) falls with p somewhere, so that nothing says that its gain rises with prior strength"
+
+
+@lru_cache
+def prior_leaning(identity: str) -> bool:
+    """Whether w(p) = -p f'(p) nowhere falls with p: against NLL, whose w is 1, it leans to what the model knows.
+
+    identity: of the objective, as the rows of `Results.cells` have it; True where it is not known ('').
+    """
+    told = json.loads(identity) if identity else {"family": "base"}
+    if told["family"] == "base":
+        return True
+    if told.pop("quantile", None) is not None:  # wherever the threshold comes to lie, it is a step
+        told["threshold"] = 0.5
+    weight_G = family.weight(Objective(name="", **told), np.log(np.arange(1, 1000) / 1000))
+    return bool((np.diff(weight_G) >= -1e-12).all())
 
 
 def crossover_of(settings: pd.DataFrame) -> Crossover:
