@@ -24,12 +24,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.workers import cores
 from bll_sweeps.store.layout import Layout
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("bll")
 
@@ -138,14 +141,17 @@ def _snapshots(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def keep(layout: Layout, sweep: str, key: str, meta: dict[str, Any], tables: Mapping[str, pd.DataFrame]) -> None:
+def keep(
+    layout: Layout, sweep: str, key: str, meta: dict[str, Any], tables: Mapping[str, pd.DataFrame | pa.Table]
+) -> None:
     """Writes a snapshot, and removes what is more than SNAPSHOTS of them; a log line where that cannot be done."""
     folder = layout.analysis_cache(sweep) / key
     aside = folder.with_name(f".{key}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         aside.mkdir(parents=True)
         with ThreadPoolExecutor(cores()) as threads:  # most of it is pyarrow's, which lets other threads run
-            written = {name: threads.submit(_write, aside / f"{name}.parquet", t) for name, t in tables.items()}
+            largest_first = sorted(tables.items(), key=lambda item: -len(item[1]))
+            written = {name: threads.submit(_write, aside / f"{name}.parquet", t) for name, t in largest_first}
             digests = {name: future.result() for name, future in written.items()}
         whole = {"meta": meta, "digests": digests, "sha256": _meta_digest(meta, digests)}
         (aside / _META).write_text(json.dumps(whole, sort_keys=True), encoding="utf-8")
@@ -182,16 +188,13 @@ class _UnfitError(Exception):
     """A table that Parquet does not give back as it was."""
 
 
-def _write(path: Path, table: pd.DataFrame) -> str:
+def _write(path: Path, table: pd.DataFrame | pa.Table) -> str:
     """The digest of the file, which gives back exactly this table."""
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        whole = pa.Table.from_pandas(table, preserve_index=False)
-        back = whole.to_pandas()
-        if not (back.dtypes.equals(table.dtypes) and back.equals(table) and list(back) == list(table)):
-            raise _UnfitError(f"{path.stem} is not the same when it is read back")
+        whole = table if isinstance(table, pa.Table) else _as_arrow(table, path.stem)
         sink = pa.BufferOutputStream()
         # Without dictionaries: of millions of scores written in two thirds of the time, read in a quarter.
         parquet.write_table(whole, sink, compression="zstd", use_dictionary=False)
@@ -200,3 +203,13 @@ def _write(path: Path, table: pd.DataFrame) -> str:
     data = sink.getvalue().to_pybytes()
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _as_arrow(table: pd.DataFrame, name: str) -> pa.Table:
+    import pyarrow as pa
+
+    whole = pa.Table.from_pandas(table, preserve_index=False)
+    back = whole.to_pandas()
+    if not (back.dtypes.equals(table.dtypes) and back.equals(table) and list(back) == list(table)):
+        raise _UnfitError(f"{name} is not the same when it is read back")
+    return whole

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.sources.parse import Block
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _COLUMNS = ("score", "samples")
 Key = tuple[str, str, str]  # evaluate id, decoding, grader
@@ -52,14 +55,20 @@ class Scores(Mapping[Key, pd.DataFrame]):
             {key: Block(tuple(t.index), *(t[name].to_numpy() for name in _COLUMNS)) for key, t in tables.items()}
         )
 
-    def parts(self) -> dict[str, pd.DataFrame]:
+    def parts(self) -> dict[str, pa.Table]:
         """All of it as plain tables: the keys with their numbers of rows, the columns, and the names."""
-        blocks = pd.DataFrame(list(self._rows), columns=["evaluate", "decoding", "grader"], dtype="str")
-        blocks["rows"] = np.array([at.stop - at.start for at in self._rows.values()], np.int64)
+        import pyarrow as pa
+
+        keys = zip(*self._rows, strict=True) if self._rows else ((), (), ())
+        blocks = {
+            name: pa.array(column, pa.large_string())
+            for name, column in zip(("evaluate", "decoding", "grader"), keys, strict=True)
+        }
+        blocks["rows"] = pa.array([at.stop - at.start for at in self._rows.values()], pa.int64())
         return {
-            "blocks": blocks,
-            "columns": pd.DataFrame({"code": self.code, "score": self.score, "samples": self.samples}),
-            "names": self.names.to_frame(index=False),
+            "blocks": pa.table(blocks),
+            "columns": pa.table({"code": self.code, "score": self.score, "samples": self.samples}),
+            "names": pa.table({"question": pa.array(self.names.tolist(), pa.large_string())}),
         }
 
     @classmethod

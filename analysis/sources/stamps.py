@@ -32,20 +32,20 @@ def job_stamp(folder: Path) -> str:
         found += [_path_stamp(folder / name / "failure.json") for name in attempts]
     elif names["DONE"].is_symlink():
         target = os.readlink(names["DONE"].path)  # noqa: PTH115 - as it stands, also where it leads nowhere
-        found += [target, *_files(folder / Path(target).parent)]
+        found += [target, *_files(f"{folder}/{target.rpartition('/')[0]}")]
     else:  # a copy that followed links: which attempt it is, only the contents tell
-        found += [stamp for name in attempts for stamp in _files(folder / name)]
+        found += [stamp for name in attempts for stamp in _files(f"{folder}/{name}")]
     if "scores" in names:
-        found += _files(folder / "scores")
+        found += _files(f"{folder}/scores")
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:32]
 
 
-def _files(folder: Path) -> list[str]:
+def _files(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return sorted(_stamp(entry.name, entry.stat()) for entry in entries)
     except OSError:
-        return [f"{folder.name} absent"]
+        return [f"{folder.rpartition('/')[2]} absent"]
 
 
 def _path_stamp(path: Path) -> str:

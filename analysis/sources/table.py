@@ -10,12 +10,13 @@ import dataclasses
 import gc
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -31,6 +32,9 @@ from analysis.sources.scores import Key, Scores
 from analysis.sources.stamps import job_stamp
 from analysis.workers import Workers, cores
 from bll_sweeps.store.layout import Layout
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("bll")
 
@@ -188,10 +192,10 @@ class _KeptToo(NamedTuple):
     """
 
     uniform: dict[str, bool]
-    texts: pd.DataFrame | None
+    texts: pa.Table | None
 
 
-def _texts(reader: Reader) -> pd.DataFrame:
+def _texts(reader: Reader) -> pa.Table:
     """The small files that were read: job, name, text."""
     import pyarrow as pa
 
@@ -201,17 +205,19 @@ def _texts(reader: Reader) -> pd.DataFrame:
         "name": [name for texts in every.values() for name in texts],
         "text": [text for texts in every.values() for text in texts.values()],
     }
-    # A hundred megabytes of text: pandas takes more than twice as long to make its own strings of it.
-    return pa.table({name: pa.array(column, pa.large_string()) for name, column in columns.items()}).to_pandas()
+    return pa.table({name: pa.array(column, pa.large_string()) for name, column in columns.items()})
 
 
 def _keep(results: Results, reader: Reader, key: str, stamps: dict[str, str], kept_too: _KeptToo) -> None:
     """Writes a snapshot. Of jobs without problems that are done it has all that the next load would read."""
+    import pyarrow as pa
+
     sound = [job for job in stamps if job in reader.files.texts and job not in reader.damaged]
     sound = [job for job in sound if reader.record(job) is not None]
     texts = _texts(reader) if kept_too.texts is None else kept_too.texts
     if len(sound) < len(reader.files.texts):
-        texts = texts[texts["job"].isin(sound)].reset_index(drop=True)
+        known = set(sound)
+        texts = texts.filter(pa.array([job in known for job in texts["job"].to_pylist()], pa.bool_()))
     assert isinstance(results.scores, Scores)
     others = {(row["evaluate"], row["grader"]) for row in results.other_graders.to_dict("records")}
     beside = _blocks({(job, grader.rpartition("-v")[0]) for job, grader in others}, reader)
@@ -299,12 +305,14 @@ def _counts(names: pd.Series) -> str:
 def _frame(rows: list[Row]) -> pd.DataFrame:
     """The rows with their names; what only some graders tell stands in the last columns, as far as any row has it."""
     columns = [f.name for f in dataclasses.fields(Row) if f.name not in ("told", "scores")]
+    if not rows:
+        return pd.DataFrame(columns=columns)
     with_means(rows)
     more = sorted({key for row in rows for key in row.told}, key=lambda key: (key[:4] != "pass", len(key), key))
-    table = pd.DataFrame([{**vars(row), **row.told} for row in rows], columns=[*columns, *more])
-    if rows:
-        table["point"] = table["backbone"] + " · " + table["domain"]
-        table["label"] = table["backbone"] + " · " + table["benchmark"]
+    told = {key: [row.told.get(key, math.nan) for row in rows] for key in more}
+    table = pd.DataFrame({name: [getattr(row, name) for row in rows] for name in columns} | told)
+    table["point"] = table["backbone"] + " · " + table["domain"]
+    table["label"] = table["backbone"] + " · " + table["benchmark"]
     return table
 
 
