@@ -544,18 +544,21 @@ def _advise(args: argparse.Namespace) -> int:
 
     if args.validate:
         return _validate(args)
-    prepared, objectives, setting, job = _asked_about(args)
+    prepared, objectives, setting, measured = _asked_about(args)
     cell, root = prepared.plan.cells[0].cell, prepared.layout.root
-    noise = cell.domain.noise
+    backbone, domain, noise = cell.backbone.name, cell.domain.name, cell.domain.noise
     evidence = read_evidence(root, conditions_of((noise.kind, noise.rate), dataclasses.asdict(cell.recipe)))
-    prior = prior_strength(root, job)
-    advice = advise(evidence, cell.backbone.name, cell.domain.name, prior, objectives, setting)
+    known = evidence.prior_at(backbone, domain)
+    prior = known[0] if known else prior_strength(root, measured())
+    advice = advise(evidence, backbone, domain, prior, objectives, setting)
     print(json.dumps(plain(advice), indent=1) if args.json else advice_text(advice), end="\n" if args.json else "")
     return _with_problems(evidence.problems)
 
 
-def _asked_about(args: argparse.Namespace) -> tuple[Any, list[str], list[str], str]:
-    """(the plan of the base cell, the objectives to compare, how a launch names the setting, its prior job: done)."""
+def _asked_about(args: argparse.Namespace) -> tuple[Any, list[str], list[str], Callable[[], str]]:
+    """(the plan of the base cell, the objectives to compare, how a launch names the setting, what measures its prior
+    strength where it has to be and tells the job).
+    """
     from bll_sweeps.cluster.advise import as_axes, measure
     from bll_sweeps.cluster.local import LocalOptions
     from bll_sweeps.grid.schema.config import conf_dir, user_conf_dir
@@ -572,7 +575,7 @@ def _asked_about(args: argparse.Namespace) -> tuple[Any, list[str], list[str], s
     prepared = _prepared(composed[:1], launcher)
     workers = LocalOptions(launcher["workers"], launcher["timeout_min"])
     name = adhoc_name([composed[0].overrides]).replace("adhoc", "advise")
-    return prepared, objectives, setting, measure(name, prepared, sys.argv, workers, run=not args.no_run)
+    return prepared, objectives, setting, lambda: measure(name, prepared, sys.argv, workers, run=not args.no_run)
 
 
 def _validate(args: argparse.Namespace) -> int:

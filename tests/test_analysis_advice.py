@@ -290,3 +290,37 @@ def test_the_command_validates_a_store(root: Path, capsys: pytest.CaptureFixture
     assert main(["--source", str(root), "--sweep", "lob"]) == 2
     assert main(["--source", str(root), "--objective", "q"]) == 2
     assert "objective='q' is unknown" in capsys.readouterr().err
+
+
+def test_gains_measured_here_are_compared_with_each_other_and_not_with_predictions(evidence: Evidence) -> None:
+    """The other one is better by its prediction, whose gain is larger than what was measured of the first."""
+    row = evidence.at("lab-a", "spell", "p")
+    assert row is not None
+    mine = (evidence.table["backbone"] == "lab-a") & (evidence.table["domain"] == "spell")
+    measured = {"p": (0.29, 0.01, 0.57), "logp_above": (0.23, -0.05, 0.51)}
+    table = evidence.table.copy()
+    for name, ends in measured.items():
+        at = mine & (table["objective"] == name)
+        table.loc[at, ["gain", "gain_low", "gain_high"]] = ends
+    others = ~mine & (table["prior"] > 0.5)
+    table.loc[others, "gain"] = table.loc[others, "objective"].map({"p": 0.3, "logp_above": 0.5}).fillna(0.0)
+    advice = advise(dataclasses.replace(evidence, table=table), "lab-a", "spell", STRONG, ["p", "logp_above"])
+    judged = {one.objective: one for one in advice.judgements}
+    assert judged["p"].by == "measured" and judged["logp_above"].by == "predicted"
+    assert judged["logp_above"].expected > judged["p"].expected
+    assert advice.favoured == "p"
+    assert "advice: p (by what was measured; " in advice_text(advice)
+    assert "logp_above better than nll too, by a smaller gain)" in advice_text(advice)
+
+
+def test_the_answers_that_gains_are_of_are_named(evidence: Evidence) -> None:
+    assert "gains are of answers sampled at T=1" in advice_text(advise(evidence, "new", "spell", WEAK, ["p"]))
+
+
+def test_a_launch_that_adds_seeds_to_a_sweep_leaves_their_meaning_to_it(evidence: Evidence) -> None:
+    table = evidence.table.assign(gain_low=-0.5, gain_high=0.5, sweep="lab-continuum")
+    some = dataclasses.replace(evidence, table=table)
+    asked = ["backbone=lab-c", "backbone.pretraining.seed=3", "domain.seed=3", "domain.noise.rate=0.2"]
+    own, *_ = advise(some, "lab-c", "rot", WEAK, ["p"], asked).settle
+    assert own.overrides[0] == "sweep=lab-continuum" and "domain.noise.rate=0.2" in own.overrides
+    assert not [text for text in own.overrides if ".seed=" in text]

@@ -81,8 +81,17 @@ def _choice(judgements: list[Judgement]) -> tuple[str, str]:
     leaning = best.objective if best.expected > 0 else REFERENCE
     better = [one for one in known if one.verdict == "better"]
     if better:
-        return max(better, key=lambda one: one.expected).objective, leaning
+        return _largest(better).objective, leaning
     return (REFERENCE if all(one.verdict == "worse" for one in judgements) else ""), leaning
+
+
+def _largest(better: list[Judgement]) -> Judgement:
+    """Like is compared with like: gains measured here where all are, else what a measurement decided goes before what
+    was predicted.
+    """
+    if all(one.measured is not None for one in better):
+        return max(better, key=lambda one: one.measured.gain if one.measured else math.nan)
+    return max(better, key=lambda one: (one.by == "measured", one.expected))
 
 
 def plain(advice: Advice) -> dict[str, Any]:

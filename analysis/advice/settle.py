@@ -56,7 +56,7 @@ def settling(
         row = evidence.at(backbone, domain, next(iter(unsure)))
         text = f"its interval holds zero with {had} seeds" if had > 1 else "one seed does not tell what others give"
         names = f"objective={','.join([REFERENCE, *unsure])}"
-        out.append(Settling([*_sweep(row), names, *_but_seed(overrides), _seeds(had)], text))
+        out.append(Settling([*(of := _sweep(row)), names, *_but_seed(overrides, bool(of)), _seeds(had)], text))
     if any(one.verdict == "undecided" for one in judgements):
         objectives = [one.objective for one in judgements]
         out += _of_others(evidence, backbone, domain, prior, objectives, _but_axes(overrides))
@@ -101,8 +101,10 @@ def _seeds(had: int) -> str:
     return f"seed={','.join(map(str, range(had + _SEEDS)))}"
 
 
-def _but_seed(overrides: list[str]) -> list[str]:
-    return [text for text in overrides if not text.startswith("seed=")]
+def _but_seed(overrides: list[str], of_sweep: bool = False) -> list[str]:
+    """of_sweep: the sweep says what its seeds are the seeds of, which an override would hold fast."""
+    fixed = {key for key in (text.partition("=")[0] for text in overrides) if of_sweep and key.endswith(".seed")}
+    return [text for text in overrides if text.partition("=")[0] not in fixed | {"seed"}]
 
 
 def _but_axes(overrides: list[str]) -> list[str]:

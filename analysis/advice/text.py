@@ -14,6 +14,7 @@ from analysis.statistics.benchmarks import PRIMARY
 from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.crossover import SETTING, Crossover, Prediction, crossovers
 from analysis.statistics.intervals import REGIONS
+from analysis.tables.formats import temperatures
 from analysis.tables.results import number, text_table, with_interval
 
 
@@ -40,7 +41,9 @@ def _evidence_line(evidence: Evidence) -> str:
         return "evidence: none in this store with the same label noise and recipe"
     known = evidence.table[evidence.table["n"] > 0]
     settings = len(known.drop_duplicates(SETTING))
-    return f"evidence: {settings} settings (backbone x domain) of {', '.join(evidence.sweeps)}"
+    drawn = known["temperature"].dropna()
+    how = "greedy answers" if drawn.empty or drawn.max() == 0 else f"answers sampled at {temperatures(drawn)}"
+    return f"evidence: {settings} settings (backbone x domain) of {', '.join(evidence.sweeps)}; gains are of {how}"
 
 
 def _judgement_lines(one: Judgement) -> list[str]:
@@ -75,11 +78,14 @@ def crossover_text(found: Crossover) -> str:
 
 def _choice_line(advice: Advice) -> str:
     if advice.favoured:
-        how = {one.by for one in advice.judgements if one.verdict != "undecided"} - {""}
-        decided = [one for one in advice.judgements if one.by == "measured" and one.measured is not None]
-        once = any(one.measured is not None and one.measured.seeds < 2 for one in decided)
-        more = "; of one seed, another may say otherwise" if once else ""
-        return f"advice: {advice.favoured} (by what was {' and '.join(sorted(how))}{more})"
+        better = [one for one in advice.judgements if one.verdict == "better"]
+        decided = [one for one in better if one.objective == advice.favoured] or advice.judgements
+        how = sorted({one.by for one in decided} - {""})
+        seeds = [one.measured.seeds for one in decided if one.by == "measured" and one.measured is not None]
+        more = "; of one seed, another may say otherwise" if any(n < 2 for n in seeds) else ""
+        others = [one.objective for one in better if one.objective != advice.favoured]
+        more += f"; {', '.join(others)} better than {REFERENCE} too, by a smaller gain" if others else ""
+        return f"advice: {advice.favoured} (by what was {' and '.join(how)}{more})"
     if not advice.leaning:
         return "advice: none, there is no evidence"
     return f"advice: undecided, leaning to {advice.leaning} (no probability reaches {SURE:g})"

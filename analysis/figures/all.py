@@ -36,6 +36,7 @@ from analysis.figures.theory import lab_noise_beside, noise_gains
 from analysis.sources.table import Results
 from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import REFERENCE, Prior
+from analysis.statistics.seeds import decisive
 
 Best = dict[Key, Leader]
 _ROWS, _COLUMNS = 26, 10  # most lines and objectives of a heat map's page
@@ -66,7 +67,9 @@ def drawings(
     """Every figure that the results give, or why they give none of that kind. Domains with several benchmarks are drawn
     by their average (benchmarks.by_place); heat maps have the benchmarks as well.
     """
-    scored, placed = by_place(means, results.cells), by_place(gains, results.cells)
+    # The intervals of scores are those that stars and bold go by.
+    means, placed = decisive(means, ""), by_place(gains, results.cells)
+    scored = decisive(by_place(means, results.cells), "")
     theirs = reported if reported is not None else Reported()
     names: list[str] = []
     if len(scored):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.figures.overlay import as_reported, of_the_paper, reported_at, told
 from analysis.figures.panels import crosses, domains, finish, grid, look, mark_reported, missing, reported_handle, title
-from analysis.figures.style import alpha_of, averaged, counts, decoding_name, plain
+from analysis.figures.style import alpha_of, averaged, counts, decoding_name, interval_name, plain
 from analysis.sources.table import PLACE
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _handles(styles: dict[str, dict[str, Any]], found: list[tuple[str, pd.DataFr
 
 def _caption(rows: pd.DataFrame) -> str:
     count = rows.loc[rows["alpha"] > 0, "alpha"].nunique()
-    bars = f"Bars: 95 % interval (Wilson) of the mean score{averaged(rows)}; a line per backbone."
+    bars = f"Bars: {interval_name(rows)} of the mean score{averaged(rows)}; a line per backbone."
     return (
         f"{decoding_name(rows)}; {counts(rows)}; {count} values of alpha. "
         f"{as_reported(rows) if of_the_paper(rows) else bars}{missing(rows, ' (crosses at the foot)')}"

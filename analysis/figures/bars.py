@@ -23,7 +23,7 @@ from analysis.figures.panels import (
     strength,
     title,
 )  # fmt: skip
-from analysis.figures.style import averaged, colours, counts, decoding_name, in_order, left_out
+from analysis.figures.style import averaged, colours, counts, decoding_name, in_order, interval_name, left_out
 from analysis.tables.results import number
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _caption(rows: pd.DataFrame) -> str:
             f"{decoding_name(rows)}; {counts(rows)}. In brackets: prior strength and region.{missing(rows)}"
         )
     return (
-        f"{decoding_name(rows)}; {counts(rows)}. Bars: mean score{averaged(rows)}, with its 95 % interval (Wilson). "
+        f"{decoding_name(rows)}; {counts(rows)}. Bars: mean score{averaged(rows)}, with its {interval_name(rows)}. "
         "Star: the best of the trained objectives, where the 95 % interval of its difference to every other one, "
         "paired by question and over seeds where there are several, is above zero (not corrected for several "
         "comparisons). In brackets: prior "

@@ -12,6 +12,7 @@ from analysis.figures.overlay import of_the_paper, reported_at, told
 from analysis.figures.panels import WIDTH, finish, objective_handles
 from analysis.figures.style import (
     MARKERS,
+    OVER_BACKBONES,
     PRIOR_NAMES,
     REGION_SHADES,
     averaged,
@@ -77,8 +78,8 @@ def continuum(
     strip.set_xlabel(f"prior strength: mean p of the target tokens under the base model, {of_what} (logit scale)")
     unit = "questions" if (rows["prior_questions"] > 0).all() else "sequences"
     what = "task and prior strength" if named else "prior strength of each point (too many to name: means.csv)"
-    more = f"Strip: {what}, with its 95 % bootstrap interval where wider than the mark, over "
-    more += f"{_range(rows[f'prior_{unit}'])} training {unit}."
+    more = f"Strip: {what}, with its 95 % interval where wider than the mark, over "
+    more += f"{_range(rows[f'prior_{unit}'])} training {unit}{OVER_BACKBONES}."
     if rows["prior_low"].isna().all():
         more = f"Strip: {what}, without an interval."
     more += _crossings_told(crossings) + _told(rows, theirs)

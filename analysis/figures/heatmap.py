@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.overlay import as_reported, of_the_paper
-from analysis.figures.style import averaged, counts, decoding_name, in_order, legend_text, note, plain
+from analysis.figures.style import averaged, counts, decoding_name, in_order, interval_name, legend_text, note, plain
 from analysis.tables.results import number
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _caption(rows: pd.DataFrame, dense: bool) -> str:
     if of_the_paper(rows):
         what = f"{as_reported(rows)} Mean scores{whole}{': our means of its columns' if whole else ''}"
     else:
-        what = f"Mean scores{whole}{'. Numbers and intervals: means.csv' if dense else ', 95 % interval (Wilson)'}"
+        what = f"Mean scores{whole}{'. Numbers and intervals: means.csv' if dense else f', {interval_name(rows)}'}"
     return f"{what}. {how}"
 
 

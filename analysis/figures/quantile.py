@@ -21,7 +21,7 @@ from analysis.figures.panels import (
     strength,
     title,
 )
-from analysis.figures.style import COLOURS, averaged, counts, decoding_name, mathtext
+from analysis.figures.style import COLOURS, averaged, counts, decoding_name, interval_name, mathtext
 from analysis.sources.table import PLACE
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _handles(bases: list[str]) -> list[Any]:
 
 
 def _caption(rows: pd.DataFrame) -> str:
-    bars = f"Bars: 95 % interval (Wilson) of the mean score{averaged(rows)}."
+    bars = f"Bars: {interval_name(rows)} of the mean score{averaged(rows)}."
     return (
         f"{decoding_name(rows)}; {counts(rows)}. Thresholds: quantiles of the training targets' p under the base "
         f"model, as trained. {as_reported(rows) if of_the_paper(rows) else bars}"

@@ -21,6 +21,7 @@ from analysis.figures.panels import (
     reported_handle,
 )
 from analysis.figures.style import (
+    OVER_BACKBONES,
     PRIOR_NAMES,
     REGION_SHADES,
     averaged,
@@ -172,10 +173,10 @@ def _grey_handle() -> Any:
 def _caption(rows: pd.DataFrame, prior: Prior) -> str:
     unit = "questions" if (rows["prior_questions"] > 0).all() else "sequences"
     low, high = int(rows[f"prior_{unit}"].min()), int(rows[f"prior_{unit}"].max())
-    trained = f"{low}{f' to {high}' if high > low else ''} training {unit}"
+    trained = f"{low}{f' to {high}' if high > low else ''} training {unit}{OVER_BACKBONES}"
     return (
         f"{decoding_name(rows)}; {counts(rows)}. Above: the expectation, not a measurement. Below: each point at its "
-        f"prior strength (line and brackets: 95 % bootstrap interval over {trained}). In colour: the trained objective "
+        f"prior strength (line and brackets: 95 % interval over {trained}). In colour: the trained objective "
         f"with the highest mean score{averaged(rows)}, where the 95 % interval of its difference to every other one, "
         "paired by question and over seeds where there are several, is above zero (not corrected for several "
         "comparisons); grey: not so, and to the right the "

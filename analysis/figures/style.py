@@ -147,6 +147,16 @@ STYLE: Any = {
     "svg.hashsalt": "bll",  # identifiers in SVG follow from it
     "svg.fonttype": "none",  # text stays text
 }
+
+
+def interval_name(rows: pd.DataFrame) -> str:
+    """What the interval of a mean score (seeds.decisive) is over: `95 % interval (Wilson)` of one seed."""
+    several = "seeds_low" in rows and bool(rows["seeds_low"].notna().any())
+    return "95 % interval over questions and seeds" if several else "95 % interval (Wilson)"
+
+
+# What the interval of a prior is over, where seeds have backbones of their own.
+OVER_BACKBONES = ", and over backbones where seeds have their own"
 PRIOR_NAMES = {"clean": "on the clean answers", "as_trained": "on the answers as trained"}
 
 

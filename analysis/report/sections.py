@@ -20,6 +20,7 @@ from analysis.statistics.claims import Claim
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import crossover
 from analysis.statistics.intervals import REGION_EDGES
+from analysis.statistics.seeds import decisive
 from analysis.tables.claims import claim_rows, reading
 from analysis.tables.priors import HEADS as PRIOR_HEADS
 from analysis.tables.priors import NAMES as PRIOR_NAMED
@@ -172,8 +173,11 @@ def _crossovers(placed: pd.DataFrame, prior: Prior) -> str:
 
 
 def scores_section(results: Results, means: pd.DataFrame, why: Reasons) -> str:
-    found = heat_maps(with_averages(means, results, first=True), results.formulas, why)
-    note = "<p class=note>Hover over a cell for n; a dot stands where the sweep has no such cell.</p>"
+    found = heat_maps(decisive(with_averages(means, results, first=True), ""), results.formulas, why)
+    note = (
+        "<p class=note>95 % intervals, over seeds too where there are several. Hover over a cell for n; a dot stands "
+        "where the sweep has no such cell.</p>"
+    )
     return found + note if found else "<p class=empty>No scores: the sweep has no cells.</p>"
 
 

@@ -77,14 +77,18 @@ _POWER_OF_FEW = (1.2855, 1.314, 1.3373, 1.3546, 1.367, 1.376, 1.3828, 1.3881, 1.
 
 def decisive(table: pd.DataFrame, stem: str = "gain") -> pd.DataFrame:
     """Rows of `continuum.gains` or `means` (stem "") with the interval over seeds and questions in the place of that
-    over questions, where there are several seeds: that is the one which tells whether an objective is better.
+    over questions, where there are several seeds: that is the one which tells whether an objective is better. It is
+    held within what a difference of scores, or a score, can be.
     """
     before = f"{stem}_" if stem else ""
     if f"{before}seeds_low" not in table:
         return table
     return table.assign(
         **{
-            f"{before}{end}": table[f"{before}seeds_{end}"].fillna(table[f"{before}{end}"]).astype(float)
+            f"{before}{end}": table[f"{before}seeds_{end}"]
+            .clip(-1.0 if stem else 0.0, 1.0)
+            .fillna(table[f"{before}{end}"])
+            .astype(float)
             for end in ("low", "high")
         }
     )

@@ -22,8 +22,8 @@ from bll_sweeps.store.records import write_text
 RULES = {"region": "prior strength", "region_paper": "the paper's, by domain"}
 GAINS_NOTE = (
     f"Gain over {REFERENCE.upper()}: difference of mean scores, paired by question, with its 95 % interval, and the "
-    "interval over seeds and questions where there are several seeds; n is the number of questions. p: that of the "
-    "both. p (Holm): adjusted, so that the chance of a "
+    "interval over seeds and questions where there are several seeds; n is the number of questions. p: over seeds too "
+    "where there are several. p (Holm): adjusted, so that the chance of a "
     f"false discovery among the gains of a decoding stays below {number(LEVEL, 2)}; p (BH), by Benjamini and Hochberg: "
     "so that their expected share does. Averages over benchmarks are adjusted among themselves. MDD: the difference "
     f"that a repetition would show with {100 * POWER:.0f} % power."
@@ -107,8 +107,8 @@ def gains_grid(gains: pd.DataFrame, results: Results) -> Grid:
 
 
 def seeds_text(row: dict[Any, Any]) -> str:
-    """`-.117 to .761`, the 95 % interval over seeds and questions; '-' with fewer than two seeds."""
-    low, high = row["gain_seeds_low"], row["gain_seeds_high"]
+    """`-.117 to .761`, the 95 % interval over seeds and questions, cut at -1 and 1; '-' with fewer than two seeds."""
+    low, high = max(row["gain_seeds_low"], -1.0), min(row["gain_seeds_high"], 1.0)
     return "-" if math.isnan(low) else f"{number(low)} to {number(high)}"
 
 
