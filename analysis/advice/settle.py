@@ -81,7 +81,7 @@ def _of_others(
     for row in [*lacking.to_dict("records"), *widest.to_dict("records")]:
         of = [*_sweep(row), f"objective={REFERENCE},{row['objective']}", f"backbone={row['backbone']}"]
         of += [f"benchmark={row['benchmark']}"] if row["columns"] == 1 else []
-        of += conditions
+        of += _but_seed(conditions, bool(_sweep(row)))
         if row["n"] == 0:
             why = f"evidence that lacks {row['objective']} or {REFERENCE}, prior strength {row['prior']:.3f}"
         else:

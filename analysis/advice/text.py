@@ -83,8 +83,8 @@ def _choice_line(advice: Advice) -> str:
         how = sorted({one.by for one in decided} - {""})
         seeds = [one.measured.seeds for one in decided if one.by == "measured" and one.measured is not None]
         more = "; of one seed, another may say otherwise" if any(n < 2 for n in seeds) else ""
-        others = [one.objective for one in better if one.objective != advice.favoured]
-        more += f"; {', '.join(others)} better than {REFERENCE} too, by a smaller gain" if others else ""
+        others = [f"{one.objective} (as {one.by})" for one in better if one.objective != advice.favoured]
+        more += f"; above {REFERENCE} by less: {', '.join(others)}" if others else ""
         return f"advice: {advice.favoured} (by what was {' and '.join(how)}{more})"
     if not advice.leaning:
         return "advice: none, there is no evidence"
