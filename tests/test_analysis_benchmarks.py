@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.figures.all import write_figures
+from analysis.figures.all import drawings, write_figures
 from analysis.sources.table import load
 from analysis.statistics.benchmarks import PRIMARY, averages, by_place, combined, in_view
 from analysis.statistics.claims import check
@@ -200,6 +201,25 @@ def test_the_report_has_averages_and_single_benchmarks(two: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_bars_have_the_interval_over_seeds_of_an_average_whose_parts_share_them(tmp_path: Path) -> None:
+    """The same runs answer both benchmarks: what seeds add does not average out between them."""
+    builder = StoreBuilder(tmp_path)
+    cells = [replace(at(name, o), seed=seed) for name in PAIR for o in ("nll", "p") for seed in (0, 1, 2)]
+    for one in cells:
+        right = 3 if one.seed == 1 else 2
+        scored(builder, one, [[1] * right + [0] * (4 - right)] * 40, prefix=one.benchmark.name)
+    builder.launch([(one, []) for one in cells])
+    results = load(tmp_path)
+    table = means(results)
+    whole = by_place(table, results.cells).query("decoding == 'sampled'").iloc[0]
+    drawn = {drawing.name: drawing.draw for drawing in drawings(results, table, gains(results))}
+    bars = drawn["bars-sampled"]
+    assert isinstance(bars, partial)
+    row = bars.args[0].query("objective == @whole.objective").iloc[0]
+    assert (row["low"], row["high"]) == pytest.approx((whole["seeds_low"], whole["seeds_high"]))
+    assert 0 < row["low"] < whole["low"] and whole["high"] < row["high"] < 1
+
+
 def test_benchmarks_with_other_decodings_meet_in_one_continuum(tmp_path: Path) -> None:
     builder = StoreBuilder(tmp_path / "runs", questions=10)
     greedy = {"decodings": {"greedy": Decoding(temperature=0.0)}, "primary": "greedy"}

@@ -67,9 +67,9 @@ def drawings(
     """Every figure that the results give, or why they give none of that kind. Domains with several benchmarks are drawn
     by their average (benchmarks.by_place); heat maps have the benchmarks as well.
     """
-    # The intervals of scores are those that stars and bold go by.
-    means, placed = decisive(means, ""), by_place(gains, results.cells)
-    scored = decisive(by_place(means, results.cells), "")
+    # The intervals of scores are those that stars and bold go by; averaged before, as all parts have the same seeds.
+    scored, placed = decisive(by_place(means, results.cells), ""), by_place(gains, results.cells)
+    means = decisive(means, "")
     theirs = reported if reported is not None else Reported()
     names: list[str] = []
     if len(scored):
