@@ -191,34 +191,35 @@ def _prior(backbone: str, domain: str, sequences: int) -> tuple[dict[str, Any], 
 
 def _evaluation(one: Cell, level: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     benchmark = one.benchmark
-    metrics, scores, generations = _scores(
-        benchmark.name, level, benchmark.questions, benchmark.decodings["sampled"].samples
-    )
+    metrics, outputs = _scores(benchmark.name, level, benchmark.questions, benchmark.decodings["sampled"].samples)
     result = {"benchmark": benchmark.name, "grader": GRADER, "primary": "sampled", "metrics": {"sampled": metrics}}
     result |= {"engine": "hf", "seen_in_training": 0}
-    return result, {f"scores.{GRADER}.jsonl": scores, "generations.jsonl.gz": generations}
+    return result, outputs
 
 
 @cache
-def _scores(benchmark: str, level: int, questions: int, samples: int) -> tuple[dict[str, Any], bytes, bytes]:
-    """Metrics, rows of scores (evaluation/scores.py), and generations of one benchmark at one rate of right answers."""
+def _scores(benchmark: str, level: int, questions: int, samples: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Metrics and outputs (evaluation/scores.py) of one benchmark at one rate of right answers."""
     rng = random.Random(f"{benchmark} {level}")
-    rows, means = [], []
+    rows, found, means = [], [], []
     for i in range(questions):
         rate = rng.betavariate(1 + level, LEVELS - level)
         right = [int(rng.random() < rate) for _ in range(samples)]
         answers = [str(rng.randint(0, 999)) for _ in right]
         question = _sha256(f"{benchmark} {i}".encode())[:16]
         kinds = ["boxed"] * samples
-        rows.append(
-            {"question": question, "sampled": right, "answers": {"sampled": answers}, "kinds": {"sampled": kinds}}
-        )
+        rows.append({"question": question, "sampled": right})
+        found.append({"question": question, "answers": {"sampled": answers}, "kinds": {"sampled": kinds}})
         means.append(sum(right) / samples)
     mean = sum(means) / questions
     metrics = {"mean": mean, "questions": questions, "samples": samples, "stderr": 0.01}
     metrics |= {"length_limited": 0.0, "no_answer": 0.0, "kinds": {"boxed": 1.0}, "majority": mean}
-    generations = gzip.compress(_lines([{"question": row["question"]} for row in rows]), mtime=0)
-    return metrics, _lines(rows), generations
+    outputs = {f"scores.{GRADER}.jsonl": _lines(rows), f"answers.{GRADER}.jsonl.gz": _packed(found)}
+    return metrics, outputs | {"generations.jsonl.gz": _packed([{"question": row["question"]} for row in rows])}
+
+
+def _packed(rows: Sequence[dict[str, Any]]) -> bytes:
+    return gzip.compress(_lines(rows), mtime=0)
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------

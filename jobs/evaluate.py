@@ -14,6 +14,7 @@ from jobs.context import JobContext
 
 def run(job: EvaluateJob, context: JobContext) -> Result:
     from bll_sweeps.evaluation.harness import evaluate
+    from bll_sweeps.evaluation.scores import apart
 
     folder = context.parent_output(job.train.id, "model") if job.train else context.backbone_folder(job.backbone)
     attempt = context.attempt
@@ -26,11 +27,15 @@ def run(job: EvaluateJob, context: JobContext) -> Result:
             earlier=[a.journal for a in context.earlier],
             on_progress=context.progress_of("generations"),
         )
-        outputs = {f"scores.{name}.jsonl": rows for name, rows in evaluation.rows.items()}
-        if len(outputs) > 1:
-            outputs["disagreements.jsonl"] = evaluation.disagreements
-        for name, rows in outputs.items():
-            write_jsonl(attempt.output(name), rows)
+        outputs = []
+        for grader_id, rows in evaluation.rows.items():
+            scores, answers = apart(rows)
+            outputs += [f"scores.{grader_id}.jsonl", f"answers.{grader_id}.jsonl.gz"]
+            write_jsonl(attempt.output(outputs[-2]), scores)
+            write_jsonl_gz(attempt.output(outputs[-1]), answers)
+        if len(evaluation.rows) > 1:
+            outputs.append("disagreements.jsonl")
+            write_jsonl(attempt.output(outputs[-1]), evaluation.disagreements)
         write_jsonl_gz(attempt.output("generations.jsonl.gz"), evaluation.generations)
         run.summary(evaluation.summary)
     return Result(evaluation.summary, [*outputs, "generations.jsonl.gz"])

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer, ErrorbarContainer
 
 from analysis.figures.style import STYLE
@@ -80,7 +81,7 @@ def test_a_bar_is_a_reported_average_and_tells_its_number(figures: dict[str, Any
 
 
 def test_the_heat_map_has_a_row_per_backbone_and_domain(figures: dict[str, Any]) -> None:
-    (image,) = figures["heatmap-reported"].axes[0].images
+    (image,) = figures["heatmap-reported"].axes[0].collections
     assert image.get_array().shape == (12, 4)
     assert np.isfinite(np.ma.filled(image.get_array(), np.nan)).sum() == 40
 
@@ -89,7 +90,7 @@ def test_the_heat_map_has_a_row_per_backbone_and_domain(figures: dict[str, Any])
 def test_a_domains_heat_map_has_every_number_of_its_table(
     figures: dict[str, Any], table: pd.DataFrame, domain: str, place: str, shape: tuple[int, int]
 ) -> None:
-    (image,) = figures[f"heatmap-reported-{domain}"].axes[0].images
+    (image,) = figures[f"heatmap-reported-{domain}"].axes[0].collections
     assert image.get_array().shape == shape
     assert sorted(image.get_array().ravel()) == pytest.approx(sorted(scores(table, place)["score"]))
     assert f"({place})" in small_print(figures[f"heatmap-reported-{domain}"])
@@ -99,7 +100,9 @@ def test_likelihoods_stand_before_and_after_training(figures: dict[str, Any]) ->
     found = []
     for ax in figures["likelihood-reported"].axes:
         dashed = [line.get_ydata()[0] for line in ax.get_lines() if line.get_marker() == "None"]
-        marks = [line.get_ydata()[0] for line in ax.get_lines() if line.get_marker() == "o"]
+        marks = [
+            float(y) for drawn in ax.collections if isinstance(drawn, PathCollection) for _, y in drawn.get_offsets()
+        ]
         assert [text.get_text() for text in ax.texts] == [f"{mark:.2f}".removeprefix("0") for mark in marks]
         assert list(ax.patches) == []  # no band of an interval
         found.append((ax.get_title(), dashed, marks))

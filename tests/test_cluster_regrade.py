@@ -18,7 +18,7 @@ from bll_sweeps.cluster.regrade import Unscored, after_launch, regrade, unscored
 from bll_sweeps.cluster.status import SweepWatch
 from bll_sweeps.errors import ConfigError
 from bll_sweeps.evaluation.grading import jaro_winkler
-from bll_sweeps.evaluation.scores import metrics, score_rows
+from bll_sweeps.evaluation.scores import apart, metrics, score_rows
 from bll_sweeps.grid.cell import Cell
 from bll_sweeps.grid.hub import Hub
 from bll_sweeps.grid.schema.resolve import ResolvedCell
@@ -90,10 +90,11 @@ def test_scores_come_from_the_generations_which_are_left_as_they_are(layout: Lay
     assert record is not None
     generations = read_jsonl_gz(record.output("generations.jsonl.gz"))
     rows = read_jsonl(files.scores(ID))
-    assert rows == score_rows(generations, CELL.benchmark.decodings, "jaro_winkler")
+    graded = score_rows(generations, CELL.benchmark.decodings, "jaro_winkler")
+    assert (rows, read_jsonl_gz(files.scores_answers(ID))) == apart(graded)
     assert read_json(files.scores_summary(ID)) == {
         "grader": ID,
-        "metrics": metrics(rows, generations, CELL.benchmark.decodings),
+        "metrics": metrics(graded, generations, CELL.benchmark.decodings),
         "sha256": file_sha256(files.scores(ID)),
         "generations": file_sha256(record.output("generations.jsonl.gz")),
         "libraries": {},

@@ -21,7 +21,7 @@ from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.grid.spec import Spec, spec_text, write_spec
 from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import Attempt, Layout
-from bll_sweeps.store.records import Record, publish, read_json, read_jsonl, read_record, write_record
+from bll_sweeps.store.records import Record, publish, read_json, read_jsonl, read_jsonl_gz, read_record, write_record
 from bll_sweeps.training.data import load_rows, tokenize
 from bll_sweeps.training.model import load_tokenizer
 from jobs import RUN
@@ -111,7 +111,24 @@ def test_an_evaluation_tells_what_its_scores_rest_on(done: dict[str, tuple[Recor
     assert result["seen_in_training"] == 0
     for name in CELL.benchmark.decodings:
         assert 0 <= result["metrics"][name]["length_limited"] <= 1
-    assert set(done["evaluate"][0].outputs) == {"scores.exact-v1.jsonl", "generations.jsonl.gz"}
+    record = done["evaluate"][0]
+    assert set(record.outputs) == {"scores.exact-v1.jsonl", "answers.exact-v1.jsonl.gz", "generations.jsonl.gz"}
+
+
+def test_an_evaluation_keeps_what_was_taken_for_each_answer_apart_from_the_scores(
+    done: dict[str, tuple[Record, Mirror]],
+) -> None:
+    record = done["evaluate"][0]
+    scores = read_jsonl(record.output("scores.exact-v1.jsonl"))
+    answers = read_jsonl_gz(record.output("answers.exact-v1.jsonl.gz"))
+    generations = read_jsonl_gz(record.output("generations.jsonl.gz"))
+    assert len(scores) == len(answers) == len(generations) > 0
+    for of_scores, of_answers, texts in zip(scores, answers, generations, strict=True):
+        assert of_scores.keys() == {"question", *CELL.benchmark.decodings}
+        assert of_answers["question"] == of_scores["question"] == texts["question"]
+        for name in CELL.benchmark.decodings:
+            assert of_answers["answers"][name] == [text.strip() for text in texts[name]]
+            assert len(of_answers["kinds"][name]) == len(of_scores[name])
 
 
 def test_an_evaluation_by_several_graders_leaves_the_scores_of_each_and_where_they_differ(
@@ -122,8 +139,8 @@ def test_an_evaluation_by_several_graders_leaves_the_scores_of_each_and_where_th
     both = replace(job, benchmark=replace(job.benchmark, graders=("word", "exact")))
     assert both.id == job.id
     record, mirror = run(layout, both)
-    scores = {"scores.word-v1.jsonl", "scores.exact-v1.jsonl"}
-    assert set(record.outputs) == {*scores, "disagreements.jsonl", "generations.jsonl.gz"}
+    files = [(f"scores.{name}.jsonl", f"answers.{name}.jsonl.gz") for name in ("word-v1", "exact-v1")]
+    assert set(record.outputs) == {*sum(files, ()), "disagreements.jsonl", "generations.jsonl.gz"}
     assert record.result["grader"] == "word-v1" and set(record.result["graders"]) == {"word-v1", "exact-v1"}
     assert record.result["disagreements"] == len(read_jsonl(record.output("disagreements.jsonl")))
     before = done["evaluate"][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures.panels import WIDTH, finish, objective_handles, prior_of
@@ -73,12 +74,16 @@ def curves(
     points = list(dict.fromkeys(rows["point"]))
     palette = colours(rows["objective"])
     figure = Figure(figsize=(WIDTH, 4.0))
-    axes = figure.subplots(len(points), len(CURVES), sharex=True, sharey="col", squeeze=False)
+    # Limits told to each: with many panels that share them, each asks all others again and again.
+    axes = figure.subplots(len(points), len(CURVES), squeeze=False)
+    limits = {key: (-0.04, 1.06) if key != "nll" else _with_margin(rows[key]) for key in CURVES}
+    steps = _with_margin(rows["step"])
     for i, point in enumerate(points):
         mine = rows[rows["point"] == point]
         for ax, (key, name) in zip(axes[i], CURVES.items(), strict=True):
             _draw_runs(ax, mine, key, palette)
             ax.set_ylabel(name, fontsize=7)
+            ax.set(xlim=steps, ylim=limits[key])
         first = mine.iloc[0]
         head = f"{plain(point)} ({number(float(first['prior']))} {first['region']})"
         axes[i, 0].set_title(head, loc="left", fontsize=7, pad=3, y=1.0)
@@ -87,11 +92,18 @@ def curves(
     for ax in axes[:-1].flat:
         ax.xaxis.set_visible(False)
     for ax in axes[:, 1:].flat:
-        ax.set_ylim(-0.04, 1.06)
         ax.set_yticks((0, 0.5, 1))
     handles = objective_handles(list(rows["objective"]), palette, formulas)
     finish(figure, 0.95 * len(points) + 0.3, handles, _caption(rows, variant, prior, lacking))
     return figure
+
+
+def _with_margin(values: pd.Series) -> tuple[float, float]:
+    """Limits with a twentieth of the range on either side; of one value, or none, a range around it."""
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin
 
 
 def _caption(rows: pd.DataFrame, variant: str, prior: Prior, lacking: Sequence[str]) -> str:

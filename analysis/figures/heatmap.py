@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_COLUMN = 0.78  # inches, of an objective
+
 
 def heatmap(rows: pd.DataFrame, formulas: dict[str, str], dense: bool = False) -> Figure:
     """Mean score with its interval: a row per label (and variant) by prior strength, a column per objective.
@@ -34,11 +36,13 @@ def heatmap(rows: pd.DataFrame, formulas: dict[str, str], dense: bool = False) -
     line = 0.1 if dense else 0.2 if bare else 0.33  # inches
     pad = 3 if dense else 40 if bare else 62  # points, room for the prior
     label_width = (0.82 if bare else 1.15) + 0.055 * int((points["label"] + points["variant"]).str.len().max())
-    width = label_width + 0.78 * len(names) + 0.75
+    width = label_width + _COLUMN * len(names) + 0.75
     below = _below(text := _caption(rows, dense), width)
     height = line * len(points) + 0.6 + below
     figure = Figure(figsize=(width, height))
-    ax = figure.add_axes((label_width / width, below / height, 0.78 * len(names) / width, line * len(points) / height))
+    ax = figure.add_axes(
+        (label_width / width, below / height, _COLUMN * len(names) / width, line * len(points) / height)
+    )
     value = np.full((len(points), len(names)), np.nan)
     labels = []
     for i, point in enumerate(points.to_dict("records")):
@@ -53,7 +57,8 @@ def heatmap(rows: pd.DataFrame, formulas: dict[str, str], dense: bool = False) -
         labels.append(f"{label}   {_prior(point)}" if dense else label)
         if not dense:
             _prior_text(ax, i, point, bare)
-    image = ax.imshow(value, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    # Not an image, which viewers of PDF and SVG may smooth.
+    image = ax.pcolormesh(value, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.4 if dense else 1.2)
     _axes(ax, [_column_head(name, formulas) for name in names], labels, line, pad, dense)
     bar = figure.colorbar(
         image,
@@ -81,17 +86,14 @@ def _below(text: str, width: float) -> float:
 
 
 def _axes(ax: Axes, heads: list[str], labels: list[str], line: float, pad: float, dense: bool) -> None:
-    """Heads above, labels `pad` points to the left, white lines between; line: the height of a row in inches."""
-    ax.set_xticks(range(len(heads)), heads, fontsize=7)
-    ax.set_yticks(range(len(labels)), labels, fontsize=5.8 if dense else 7)
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.tick_params(axis="y", pad=pad)
-    ax.text(-0.53, -0.5 - 0.04 / line, "prior", ha="right", va="bottom", fontsize=7)
-    ax.spines[:].set_visible(False)
-    look: Any = {"color": "white", "linewidth": 0.4 if dense else 1.2}
-    ax.vlines(np.arange(1, len(heads)) - 0.5, -0.5, len(labels) - 0.5, **look)
-    ax.hlines(np.arange(1, len(labels)) - 0.5, -0.5, len(heads) - 0.5, **look)
+    """Heads above, labels `pad` points to the left; line: the height of a row in inches."""
+    ax.invert_yaxis()
+    ax.set_axis_off()
+    for j, head in enumerate(heads):
+        ax.text(j + 0.5, -0.05 / line, head, ha="center", va="bottom", fontsize=7)
+    for i, label in enumerate(labels):
+        ax.text(-pad / 72 / _COLUMN, i + 0.5, label, ha="right", va="center", fontsize=5.8 if dense else 7)
+    ax.text(-0.03, -0.04 / line, "prior", ha="right", va="bottom", fontsize=7)
 
 
 def _column_head(name: str, formulas: dict[str, str]) -> str:
@@ -105,26 +107,26 @@ def _prior(point: dict[Any, Any], digits: int = 3) -> str:
 
 def _prior_text(ax: Axes, i: int, point: dict[Any, Any], bare: bool) -> None:
     if bare:
-        ax.text(-0.6, i, _prior(point, 2), ha="right", va="center", fontsize=7)
+        ax.text(-0.1, i + 0.5, _prior(point, 2), ha="right", va="center", fontsize=7)
         return
-    ax.text(-0.6, i - 0.14, _prior(point), ha="right", va="center", fontsize=7)
+    ax.text(-0.1, i + 0.36, _prior(point), ha="right", va="center", fontsize=7)
     if not math.isnan(point["prior"]):
         interval = f"[{number(point['prior_low'])}, {number(point['prior_high'])}]"
-        ax.text(-0.6, i + 0.24, interval, ha="right", va="center", fontsize=5.6)
+        ax.text(-0.1, i + 0.74, interval, ha="right", va="center", fontsize=5.6)
 
 
 def _cell_text(ax: Axes, i: int, j: int, row: dict[Any, Any], bare: bool) -> None:
     if not row["n"]:
-        ax.text(j, i, "missing", ha="center", va="center", fontsize=6, color="#a03030", style="italic")
+        ax.text(j + 0.5, i + 0.5, "missing", ha="center", va="center", fontsize=6, color="#a03030", style="italic")
         return
     ink = "white" if row["mean"] < 0.47 else "black"  # where either has the same contrast
     if bare:
-        ax.text(j, i, number(row["mean"]), ha="center", va="center", fontsize=7.5, color=ink)
+        ax.text(j + 0.5, i + 0.5, number(row["mean"]), ha="center", va="center", fontsize=7.5, color=ink)
         return
-    ax.text(j, i - 0.14, number(row["mean"], 2), ha="center", va="center", fontsize=7.5, color=ink)
+    ax.text(j + 0.5, i + 0.36, number(row["mean"], 2), ha="center", va="center", fontsize=7.5, color=ink)
     ax.text(
-        j,
-        i + 0.24,
+        j + 0.5,
+        i + 0.74,
         f"[{number(row['low'], 2)}, {number(row['high'], 2)}]",
         ha="center",
         va="center",

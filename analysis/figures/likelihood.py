@@ -80,6 +80,9 @@ def _epochs(reader: Reader, run: pd.DataFrame, first: dict[Any, Any]) -> float:
     return float(run["step"].max() * spec["job"]["recipe"]["batch_size"] / first["prior_sequences"])
 
 
+_AFTER = ("after", "after_low", "after_high")
+
+
 def likelihood(rows: pd.DataFrame, formulas: dict[str, str]) -> Figure:
     """Mean p of the training targets of `likelihood_rows`: a panel per point, before as a line, after as marks.
 
@@ -87,10 +90,11 @@ def likelihood(rows: pd.DataFrame, formulas: dict[str, str]) -> Figure:
     """
     found = places(rows)
     names, palette = in_order(rows["objective"]), colours(rows["objective"])
-    figure, axes = grid(len(found), sharey=True)
+    figure, axes = grid(len(found))
     for ax, (place, mine) in zip(axes, found, strict=True):
         _panel(ax, place, mine, names, palette)
         title(ax, f"{place['name']} ({strength(place)})")
+        ax.tick_params(labelleft=ax in axes[:: min(3, len(axes))])
     for ax in axes[:: min(3, len(axes))]:
         ax.set_ylabel("mean p", fontsize=7.5)
     handles = [*objective_handles(names, palette, formulas), _before_handle()]
@@ -106,6 +110,7 @@ def _panel(ax: Axes, place: dict[str, Any], mine: pd.DataFrame, names: list[str]
         if not math.isnan(place["before_low"]):
             ax.axhspan(place["before_low"], place["before_high"], color=GREY, alpha=0.45, linewidth=0, zorder=1)
         ax.axhline(place["before"], color="#333333", linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
+    marks = []
     for i, name in enumerate(names):
         row = by.get(name)
         if row is None or row["n"] == 0:
@@ -114,15 +119,15 @@ def _panel(ax: Axes, place: dict[str, Any], mine: pd.DataFrame, names: list[str]
                     fontsize=5.6 if len(names) <= 12 else 4.6, color=MISSING, style="italic",
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
             continue
-        look: dict[str, Any] = {"color": palette[name], "marker": "o", "markersize": 4.5, "zorder": 4}
-        look |= {"markeredgecolor": "#333333", "markeredgewidth": 0.4}
+        marks.append((i, row))
         if math.isnan(row["after_low"]):
-            ax.plot([i], [row["after"]], linestyle="", **look)
             ax.annotate(number(row["after"], 2), (i, row["after"]), xytext=(5, 1), textcoords="offset points",
                         va="bottom", fontsize=6.5)  # fmt: skip
-            continue
-        ends = np.array([[row["after"] - row["after_low"]], [row["after_high"] - row["after"]]])
-        ax.errorbar([i], [row["after"]], yerr=np.maximum(ends, 0), elinewidth=1.2, capsize=1.6, **look)
+    if marks:
+        at, inks = [i for i, _ in marks], [palette[names[i]] for i, _ in marks]
+        after, low, high = (np.array([row[key] for _, row in marks], float) for key in _AFTER)
+        ax.vlines(at, np.minimum(low, after), np.maximum(high, after), colors=inks, linewidth=1.2, zorder=3)
+        ax.scatter(at, after, s=20, c=inks, edgecolors="#333333", linewidths=0.4, zorder=4)
     ax.set_xlim(-0.7, len(names) - 0.3)
     ax.set_ylim(-0.04, 1.06)
     ax.set_xticks([])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import MARKERS, in_order, legend_text, natural, plain
+from analysis.figures.style import MARKERS, canvas_of, in_order, legend_text, natural, plain
 from analysis.sources.table import PLACE, Prior
 from analysis.tables.results import number
 
@@ -137,9 +137,7 @@ def finish(figure: Figure, body: float, handles: Sequence[Any], text: str, gap: 
 
     handles: of the legend; a list among them is a group, which begins and ends a column.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    renderer: Any = FigureCanvasAgg(figure).get_renderer()
+    renderer: Any = canvas_of(figure).get_renderer()
     width = figure.get_figwidth()
     kept = text.strip().replace(" %", "\u00a0%")
     lines = textwrap.wrap(kept, int((width - 0.15) / 0.0525))
@@ -163,6 +161,7 @@ def finish(figure: Figure, body: float, handles: Sequence[Any], text: str, gap: 
         h_pad=0.035 if gap else 0.015, wspace=0.02,
         hspace=gap,
     )  # fmt: skip
+    renderer = canvas_of(figure).get_renderer()
     # Laid out once here, not again for each format, and without drawing, which finds no more than where labels are.
     engine = figure.get_layout_engine()
     assert engine is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from analysis.tables.formats import temperatures
 
 if TYPE_CHECKING:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with any colour vision; the last two are Tol's. The reference is black.
@@ -143,10 +145,29 @@ STYLE: Any = {
     "legend.fontsize": 7.5,
     "legend.frameon": False,
     "pdf.fonttype": 42,
+    "figure.dpi": 200,  # of the layout: what it measures need not be measured again for the PNG
     "savefig.dpi": 200,
     "svg.hashsalt": "bll",  # identifiers in SVG follow from it
     "svg.fonttype": "none",  # text stays text
 }
+
+
+@lru_cache(1)
+def _formulas() -> Any:
+    from matplotlib.mathtext import MathTextParser
+
+    return MathTextParser("path")
+
+
+def canvas_of(figure: Figure) -> FigureCanvasAgg:
+    """The canvas that the figure is laid out and drawn on, which knows the formulas of all figures of this process: a
+    tenth of the time would go into reading the same again. To be asked again when the figure has another size.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
+    canvas.get_renderer().mathtext_parser = _formulas()
+    return canvas
 
 
 def interval_name(rows: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from bll_sweeps.cluster.words import plural
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.evaluation.grading import grader
-from bll_sweeps.evaluation.scores import metrics, score_rows
+from bll_sweeps.evaluation.scores import apart, metrics, score_rows
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import (
@@ -26,6 +26,7 @@ from bll_sweeps.store.records import (
     read_record,
     write_json,
     write_jsonl,
+    write_jsonl_gz,
 )
 
 GENERATIONS = "generations.jsonl.gz"
@@ -99,7 +100,9 @@ def regrade(
             rows = score_rows(generations, decodings, name, processes=processes)
             found = metrics(rows, generations, decodings)
             grader_id = grader(name).ID
-            write_jsonl(files.scores(grader_id), rows)
+            scores, answers = apart(rows)
+            write_jsonl(files.scores(grader_id), scores)
+            write_jsonl_gz(files.scores_answers(grader_id), answers)
             summary = {
                 "grader": grader_id,
                 "metrics": found,

@@ -46,6 +46,15 @@ def score_row(question: str, verdicts: Mapping[str, Sequence[Verdict]]) -> Row:
     }
 
 
+def apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of score_rows as they are stored, in two files: the scores, which every analysis reads, and what was taken
+    for the answers and how it was found, twice as much, which people read.
+    """
+    told = ("answers", "kinds")
+    scores = [{key: value for key, value in row.items() if key not in told} for row in rows]
+    return scores, [{"question": row["question"], **{key: row[key] for key in told}} for row in rows]
+
+
 def question_means(rows: Iterable[Mapping[str, Any]], decoding: str) -> list[float]:
     """Mean score of each question's generations, in [0, 1]."""
     return [statistics.fmean(row[decoding]) for row in rows]

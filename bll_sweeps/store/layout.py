@@ -5,7 +5,7 @@
            DONE -> attempt.<n>/record.json     a link, made last: presence means done
            claims/claim.<n>       who runs it; the highest n rules (claims.py)
            attempt.<n>/           one try: log.txt attempt.json progress.json failure.json interrupted.json slurm.json
-                       record.json and outputs (model/, metrics.jsonl, scores.jsonl ...)
+                       record.json and outputs (model/, metrics.jsonl, scores.<grader>.jsonl ...)
                        checkpoints/step-<k>/, journal.jsonl: what the next attempt goes on from
                        pruned.json: outputs that were removed to save disk (pruning.py)
   sweeps/<name>/launch.<n>.json   a manifest per launch: cells and their jobs
@@ -128,6 +128,10 @@ class JobFiles:
     def scores(self, grader_id: str) -> Path:
         """Of an evaluation, by a grader that it was not launched with."""
         return self.folder / "scores" / f"{grader_id}.jsonl"
+
+    def scores_answers(self, grader_id: str) -> Path:
+        """What that grader took for the answers, and how it found it."""
+        return self.folder / "scores" / f"{grader_id}.answers.jsonl.gz"
 
     def scores_summary(self, grader_id: str) -> Path:
         """Metrics and digest of `scores`; it is written last."""
