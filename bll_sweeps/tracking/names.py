@@ -1,0 +1,40 @@
+"""What things are called on W&B. The one place: the tracker, `bll publish`, dashboards and `bll pull` go by it.
+
+Axes are trainer/global_step and trainer/tokens, never wandb's own _step, which counts rows. train/ and perf/ are curves,
+the rest are values of the summary: prior/, eval/ (the primary decoding's), <benchmark>/<decoding>/, final/, continuum/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bll_sweeps.store.metrics import TIMING
+
+STEP, TOKENS = "trainer/global_step", "trainer/tokens"
+AXES = {"step": STEP, "tokens": TOKENS}
+SCORE, SCORE_STDERR, QUESTIONS = "eval/score", "eval/stderr", "eval/questions"
+PRIOR_STRENGTH, REGION = "continuum/prior_strength", "continuum/region"
+HISTOGRAMS = {"as_trained": "prior/p", "clean": "prior/p_clean"}  # of p of the target tokens under the base model
+RECORD = "record"  # type and alias of the artifact that holds a job's record and its small outputs
+
+
+def curve(key: str) -> str:
+    """Of a field of a row of metrics.jsonl or timing.jsonl: nll -> train/nll, step -> trainer/global_step."""
+    return AXES.get(key) or (key if "/" in key else f"{'perf' if key in TIMING else 'train'}/{key}")
+
+
+def table(benchmark: str) -> str:
+    """The table of some of its questions with the model's answers."""
+    return f"{benchmark}/answers"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values joined by /; those that are None are left out."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out |= flat(value, f"{prefix}{key}/")
+        elif value is not None:
+            out[f"{prefix}{key}"] = value
+    return out
