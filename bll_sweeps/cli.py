@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _launching(commands)
     _looking(commands)
+    _publishing(commands)
     return parser
 
 
@@ -140,6 +141,27 @@ def _advising(commands: Any) -> None:
     sub.add_argument("--no-run", action="store_true", help="only read: do not measure prior strength that is not known")
     sub.add_argument("--validate", action="store_true", help="leave out one setting of the store at a time instead")
     sub.add_argument("--json", action="store_true")
+
+
+def _publishing(commands: Any) -> None:
+    text = "Bring a sweep's finished jobs to Weights & Biases, from a machine that has network: one run per job."
+    sub = _on_sweep(commands, "publish", _publish, text)
+    _on_project(sub)
+    sub.add_argument("--live", action="store_true", help="also jobs that run, as far as they are")
+    sub.add_argument("--again", action="store_true", help="also what the ledger knows to be there already")
+    sub.add_argument("--at-once", type=_at_least_one, default=8, metavar="N", help="runs in parallel (default: 8)")
+    text = "Bring a W&B project's runs of bll jobs here, as records like any other, which reports and results read."
+    sub = _on_root(commands, "pull", _pull, text)
+    sub.add_argument("project", metavar="[ENTITY/]PROJECT", help="default entity: that of the key")
+    sub.add_argument("--sweep", default="", metavar="NAME", help="only this sweep's (default: all)")
+    sub.add_argument("--at-once", type=_at_least_one, default=8, metavar="N", help="runs in parallel (default: 8)")
+    text = "wandb's own terminal viewer on a sweep's runs on this disk; needs neither account nor network."
+    _on_sweep(commands, "watch", _watch, text)
+
+
+def _on_project(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--project", default="", help="default: the one that the sweep's jobs name (tracker.project)")
+    sub.add_argument("--entity", default="", help="default: tracker.entity, else that of the key")
 
 
 def _at_least_one(text: str) -> int:
@@ -535,6 +557,75 @@ def _watch_report(layout: Layout, sweep: str, args: argparse.Namespace) -> int:
         wrote=lambda report, _: print(f"{report.compared}{report.page}", flush=True),
     )
     return _with_problems(results.problems)
+
+
+# --- W&B ------------------------------------------------------------------------------------------------------------
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from bll_sweeps.tracking.publish import publish
+
+    layout = _layout(args)
+    jobs, target = _project_of(layout, _sweep(args, layout), args)
+    out = publish(
+        layout, jobs, target, live=args.live, again=args.again, at_once=args.at_once, on_job=_progress("published")
+    )
+    for job_id, problem in sorted(out.problems.items()):
+        print(f"bll: {job_id}: {problem}", file=sys.stderr)
+    print(f"{out.new} jobs published, {out.known} there already, {out.unfinished} not finished", end="")
+    print(f"; {len(out.problems)} failed: publish again" if out.problems else "")
+    return FAILED if out.problems else DONE
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from bll_sweeps.store.layout import Layout
+    from bll_sweeps.tracking.publish import Target
+    from bll_sweeps.tracking.pull import pull
+
+    entity, _, project = args.project.rpartition("/")
+    root = (args.root or Path(os.environ.get("BLL_RUNS", "runs"))).expanduser().absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    out = pull(
+        Layout(root), Target(project, entity), sweep=args.sweep, at_once=args.at_once, on_job=_progress("pulled")
+    )
+    for job_id, problem in sorted(out.problems.items()):
+        print(f"bll: {job_id}: {problem}", file=sys.stderr)
+    print(f"{out.new} jobs pulled, {out.known} here already, {out.unfinished} not finished there", end="")
+    print(f", {out.foreign} runs are none of bll's" if out.foreign else "", end="")
+    print(f"; {len(out.problems)} failed: pull again" if out.problems else "")
+    for sweep in out.sweeps:
+        print(f"see `bll results {sweep}`, `bll report {sweep}`")
+    return FAILED if out.problems else DONE
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from bll_sweeps.cluster.status import read_manifest
+    from bll_sweeps.tracking.watch import watch
+
+    layout = _layout(args)
+    manifest = read_manifest(layout, _sweep(args, layout))
+    return watch(layout, list(manifest["jobs"]))
+
+
+def _project_of(layout: Layout, sweep: str, args: argparse.Namespace) -> tuple[list[str], Any]:
+    """The sweep's jobs, and where on W&B they belong."""
+    from bll_sweeps.cluster.status import read_manifest
+    from bll_sweeps.grid.spec import read_spec
+    from bll_sweeps.tracking.publish import Target
+
+    jobs = list(read_manifest(layout, sweep)["jobs"])
+    own = read_spec(layout.job(jobs[0])).tracker
+    return jobs, Target(args.project or own.project, args.entity or own.entity)
+
+
+def _progress(word: str) -> Callable[[int, int], None]:
+    """A line that counts, where somebody looks."""
+
+    def told(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{word} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return told
 
 
 def _advise(args: argparse.Namespace) -> int:

@@ -21,15 +21,19 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from bll_sweeps import tracking
 from bll_sweeps.code import code_digest, versions
 from bll_sweeps.errors import Interrupted, StoreError
 from bll_sweeps.grid.axes import to_plain
 from bll_sweeps.grid.spec import Spec, read_spec
 from bll_sweeps.store.claims import Claim
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
-from bll_sweeps.store.records import fsync_folder, publish, write_json, write_record
+from bll_sweeps.store.records import fsync_folder, publish, read_record, write_json, write_record
+from bll_sweeps.tracking import Run
+from bll_sweeps.tracking.content import Content, content, identity, told_besides
 from bll_sweeps.training.ranks import SINGLE, PeerLost, Ranks
 from jobs import RUN, Result
 from jobs.context import JobContext
@@ -91,22 +95,44 @@ def _lead(context: JobContext, claim: Claim) -> None:
     provenance = _provenance(context, started)
     write_json(attempt.provenance, provenance)
     log.info("%s, attempt %d: %s", files.id, attempt.number, ", ".join(f"{k}={v}" for k, v in spec.labels.items()))
-    try:
-        outcome = _run(context)
-    except Interrupted:
+    with _mirrored(context) as mirror:
+        try:
+            outcome = _run(context)
+        except Interrupted:
+            write_json(attempt.provenance, provenance | _ending(started))
+            write_json(attempt.interrupted, {"at": _iso(time.time()), **context.saved()})
+            raise
+        write_record(attempt, files.id, outcome.result, outcome.outputs)
         write_json(attempt.provenance, provenance | _ending(started))
-        write_json(attempt.interrupted, {"at": _iso(time.time()), **context.saved()})
-        raise
-    write_record(attempt, files.id, outcome.result, outcome.outputs)
-    write_json(attempt.provenance, provenance | _ending(started))
-    if not claim.held():
-        raise StoreError(
-            f"another worker took {files.id} over while this one was silent: its result will count, not this one"
-        )
-    if not publish(files, attempt):
-        log.warning("%s was already done; this attempt's result is left unused", files.id)
+        if not claim.held():
+            raise StoreError(
+                f"another worker took {files.id} over while this one was silent: its result will count, not this one"
+            )
+        if publish(files, attempt):
+            mirror.complete(partial(_finished, context))
+        else:
+            log.warning("%s was already done; this attempt's result is left unused", files.id)
     _remove_leftovers(files, spec.execution.keep)
     log.info("%s: done in %.1f s: %s", files.id, time.time() - started, json.dumps(outcome.result))
+
+
+@contextmanager
+def _mirrored(context: JobContext) -> Iterator[Run]:
+    """The job's run on W&B; closed as failed if the block raises. What goes wrong with it never reaches the job."""
+    spec = context.spec
+    context.mirror = tracking.open_tracker(spec.tracker, identity(context.layout, spec), context.attempt.wandb)
+    try:
+        yield context.mirror
+    except BaseException:
+        context.mirror.close(ok=False)
+        raise
+    context.mirror.close(ok=True)
+
+
+def _finished(context: JobContext) -> tuple[Content, dict[str, Any]]:
+    record = read_record(context.layout.job(context.spec.job.id))
+    assert record is not None
+    return content(context.layout, context.spec, record), told_besides(context.layout, context.spec)
 
 
 @contextmanager

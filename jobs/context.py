@@ -1,11 +1,10 @@
-"""What a job may use: its attempt's files, its parents' outputs, a tracker, and a place to say how far it is."""
+"""What a job may use: its attempt's files, its parents' outputs, a mirror, and a place to say how far it is."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from bll_sweeps.grid.hub import model_digest
 from bll_sweeps.grid.spec import Spec
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import read_json, read_record
+from bll_sweeps.tracking import Run
 from bll_sweeps.training.ranks import SINGLE, Ranks
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class JobContext:
     attempt: Attempt
     ranks: Ranks = SINGLE
     stop: Callable[[], bool] = lambda: False
+    mirror: Run = field(default_factory=Run)
     _told: float = field(default=0.0)
     _began: tuple[float, int] | None = None  # when progress was first told, and how far it was
     _steps: list[int] = field(default_factory=list)
@@ -113,34 +114,6 @@ class JobContext:
             temporary = self.attempt.progress.with_suffix(".tmp")
             temporary.write_text(json.dumps({"done": done, "total": total, "unit": unit, "left_s": left_s}))
             temporary.replace(self.attempt.progress)
-
-    @contextmanager
-    def tracked(self) -> Iterator[Any]:
-        """The job's W&B run; closed as failed if the block raises. A tracking failure never reaches the job. Rank 0
-        alone has one.
-        """
-        from bll_sweeps.tracking import Run, open_tracker
-
-        if not self.ranks.leads:
-            yield Run()
-            return
-        labels = self.spec.labels
-        names = [f"{key}:{value}" for key, value in labels.items() if key not in ("sweep", "sweeps")]
-        run = open_tracker(
-            self.spec.tracker,
-            job_id=self.spec.job.id,
-            kind=self.spec.job.kind,
-            config=self.spec.plain(),
-            group=str(labels.get("sweep", "")),
-            tags=[*(f"sweep:{name}" for name in labels.get("sweeps", [])), *names],
-            folder=self.attempt.wandb,
-        )
-        try:
-            yield run
-        except BaseException:
-            run.close(ok=False)
-            raise
-        run.close(ok=True)
 
 
 def _lines(path: Path) -> int:

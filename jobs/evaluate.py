@@ -18,26 +18,24 @@ def run(job: EvaluateJob, context: JobContext) -> Result:
 
     folder = context.parent_output(job.train.id, "model") if job.train else context.backbone_folder(job.backbone)
     attempt = context.attempt
-    with context.tracked() as run:
-        evaluation = evaluate(
-            _engine(folder, context.spec.execution, job.backbone.dtype),
-            job,
-            context.spec.execution,
-            journal=attempt.journal,
-            earlier=[a.journal for a in context.earlier],
-            on_progress=context.progress_of("generations"),
-        )
-        outputs = []
-        for grader_id, rows in evaluation.rows.items():
-            scores, answers = apart(rows)
-            outputs += [f"scores.{grader_id}.jsonl", f"answers.{grader_id}.jsonl.gz"]
-            write_jsonl(attempt.output(outputs[-2]), scores)
-            write_jsonl_gz(attempt.output(outputs[-1]), answers)
-        if len(evaluation.rows) > 1:
-            outputs.append("disagreements.jsonl")
-            write_jsonl(attempt.output(outputs[-1]), evaluation.disagreements)
-        write_jsonl_gz(attempt.output("generations.jsonl.gz"), evaluation.generations)
-        run.summary(evaluation.summary)
+    evaluation = evaluate(
+        _engine(folder, context.spec.execution, job.backbone.dtype),
+        job,
+        context.spec.execution,
+        journal=attempt.journal,
+        earlier=[a.journal for a in context.earlier],
+        on_progress=context.progress_of("generations"),
+    )
+    outputs = []
+    for grader_id, rows in evaluation.rows.items():
+        scores, answers = apart(rows)
+        outputs += [f"scores.{grader_id}.jsonl", f"answers.{grader_id}.jsonl.gz"]
+        write_jsonl(attempt.output(outputs[-2]), scores)
+        write_jsonl_gz(attempt.output(outputs[-1]), answers)
+    if len(evaluation.rows) > 1:
+        outputs.append("disagreements.jsonl")
+        write_jsonl(attempt.output(outputs[-1]), evaluation.disagreements)
+    write_jsonl_gz(attempt.output("generations.jsonl.gz"), evaluation.generations)
     return Result(evaluation.summary, [*outputs, "generations.jsonl.gz"])
 
 

@@ -16,11 +16,9 @@ def run(job: PriorJob, context: JobContext) -> Result:
         context.backbone_folder(job.backbone), context.spec.execution, job.backbone.dtype
     )
     data = context.training_set(job.domain, tokenizer)
-    with context.tracked() as run:
-        prior = measure(model, data.examples, context.spec.execution.eval_batch, context.progress_of("sequences"))
-        write_jsonl(context.attempt.output("sequences.jsonl"), prior.sequences)
-        rows_cut = sum(example.cut or example.clean_cut for example in data.examples)
-        lost = {"rows_cut": rows_cut, "rows_dropped": data.lost["dropped"]}
-        result = {"as_trained": prior.as_trained, "clean": prior.clean, **lost, "sequence_tokens": data.tokens}
-        run.summary(result)
+    prior = measure(model, data.examples, context.spec.execution.eval_batch, context.progress_of("sequences"))
+    write_jsonl(context.attempt.output("sequences.jsonl"), prior.sequences)
+    rows_cut = sum(example.cut or example.clean_cut for example in data.examples)
+    lost = {"rows_cut": rows_cut, "rows_dropped": data.lost["dropped"]}
+    result = {"as_trained": prior.as_trained, "clean": prior.clean, **lost, "sequence_tokens": data.tokens}
     return Result(result, ["sequences.jsonl"])

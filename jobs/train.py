@@ -44,47 +44,43 @@ def fit_and_save(
     recipe: Recipe,
     seed: int,
 ) -> Result:
-    """Trains from the newest checkpoint of earlier attempts, saves `model/` and the curves, mirrors them to the
-    tracker.
-    """
+    """Trains from the newest checkpoint of earlier attempts, saves `model/` and the curves."""
     from bll_sweeps.training.fit import fit
     from bll_sweeps.training.model import save_model
 
     attempt = context.attempt
-    with context.tracked() as run:
 
-        def on_row(row: dict[str, Any]) -> None:
-            run.log(row)
-            log.info(_LINE, row["step"], row["objective"], row["nll"], row["mean_p"], row["kept_fraction"])
+    def on_row(row: dict[str, Any]) -> None:
+        context.mirror.log(row)
+        log.info(_LINE, row["step"], row["objective"], row["nll"], row["mean_p"], row["kept_fraction"])
 
-        fitted = fit(
-            model,
-            data.examples,
-            objective,
-            recipe,
-            seed,
-            context.spec.execution,
-            checkpoints=attempt.checkpoints,
-            earlier=[a.checkpoints for a in context.earlier],
-            metrics=attempt.output("metrics.jsonl"),
-            timing=attempt.output("timing.jsonl"),
-            on_progress=context.step,
-            on_row=on_row,
-            ranks=context.ranks,
-            stop=context.stop,
-        )
-        if context.ranks.leads:
-            save_model(model, tokenizer, attempt.output("model"))
-        parameters = sum(p.numel() for p in model.parameters())
-        result = {
-            "steps": fitted.steps,
-            "tokens": fitted.tokens,
-            "rows_cut": data.lost["cut"],
-            "rows_dropped": data.lost["dropped"],
-            "sequence_tokens": data.tokens,
-            **({} if objective.keep == "all" else {"threshold": objective.threshold}),
-            "parameters": parameters,
-            "final": fitted.final,
-        }
-        run.summary(result)
+    fitted = fit(
+        model,
+        data.examples,
+        objective,
+        recipe,
+        seed,
+        context.spec.execution,
+        checkpoints=attempt.checkpoints,
+        earlier=[a.checkpoints for a in context.earlier],
+        metrics=attempt.output("metrics.jsonl"),
+        timing=attempt.output("timing.jsonl"),
+        on_progress=context.step,
+        on_row=on_row,
+        ranks=context.ranks,
+        stop=context.stop,
+    )
+    if context.ranks.leads:
+        save_model(model, tokenizer, attempt.output("model"))
+    parameters = sum(p.numel() for p in model.parameters())
+    result = {
+        "steps": fitted.steps,
+        "tokens": fitted.tokens,
+        "rows_cut": data.lost["cut"],
+        "rows_dropped": data.lost["dropped"],
+        "sequence_tokens": data.tokens,
+        **({} if objective.keep == "all" else {"threshold": objective.threshold}),
+        "parameters": parameters,
+        "final": fitted.final,
+    }
     return Result(result, ["model", "metrics.jsonl"])

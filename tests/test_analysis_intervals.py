@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.statistics.intervals import mean_interval, ratio_interval, region, region_paper, t_quantile
+from analysis.statistics.intervals import mean_interval, ratio_interval, t_quantile
 from analysis.statistics.paired import paired_difference, paired_differences
 from analysis.statistics.seeds import over_seeds
+from bll_sweeps.store.regions import region, region_paper
 
 scores = st.lists(st.integers(0, 8).map(lambda k: k / 8), min_size=1, max_size=30)
 pairs = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=30)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from bll_sweeps.grid.settings import Tracker
-from bll_sweeps.tracking import Run, open_tracker
-from bll_sweeps.tracking import wandb as tracking
+from bll_sweeps.tracking import Run, names, open_tracker, session
+from bll_sweeps.tracking.content import Content, Identity, Table
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = "train-0123456789abcdef"
@@ -37,6 +37,8 @@ def tracker(mode: str = "offline") -> Tracker:
     return Tracker(name="test", wandb=mode)  # type: ignore[arg-type]
 
 
+TAGS = ["lab", "smoke"]
+FINISHED = Content({"final": {"nll": 0.25}}, {"prior/p": [1, 2, 3]}, {"b/answers": Table(["q", "score"], [["x", 1.0]])})
 CONFIG = {
     "objective": {"name": "p", "family": "power", "alpha": 1.0},
     "backbone": {"name": "lab-a"},
@@ -45,10 +47,7 @@ CONFIG = {
 
 
 def start(folder: Path, mode: str = "offline", job_id: str = JOB) -> Run:
-    tags = ["lab", "smoke", "lab"]
-    return open_tracker(
-        tracker(mode), job_id=job_id, kind="train", config=CONFIG, group="lab", tags=tags, folder=folder
-    )
+    return open_tracker(tracker(mode), Identity(job_id, "train", "train p lab-a 3", CONFIG, "lab", TAGS), folder)
 
 
 def script(body: str) -> list[str]:
@@ -58,12 +57,12 @@ import logging, os, sys, time
 from pathlib import Path
 from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.tracking import open_tracker, preload, wandb as tracking
+from bll_sweeps.tracking.content import Identity
 
 def start(folder, mode="offline"):
     folder = Path(folder).resolve()
     settings = Tracker(name="test", wandb=mode)
-    names = dict(job_id={JOB!r}, kind="train", group="g", tags=[])
-    return open_tracker(settings, config={{}}, folder=folder, **names)
+    return open_tracker(settings, Identity({JOB!r}, "train", "title", {{}}, "g", []), folder)
 """
     return [sys.executable, "-c", head + body]
 
@@ -71,7 +70,8 @@ def start(folder, mode="offline"):
 def mirror(run: Run, ok: bool = True) -> None:
     for row in ROWS:
         run.log(row)
-    run.summary({"final": {"nll": 0.25}})
+    if ok:
+        run.complete(lambda: (FINISHED, {}))
     run.close(ok)
 
 
@@ -114,9 +114,11 @@ def test_curves_are_over_steps_and_tokens(tmp_path: Path) -> None:
     mirror(start(tmp_path / "wandb"))
     records = leet(tmp_path)
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    media = rows.pop()
     assert [row["trainer/global_step"] for row in rows] == [10, 20, 30]
     assert [row["trainer/tokens"] for row in rows] == [400, 800, 1200]
     assert [row["train/nll"] for row in rows] == [0.1, 0.05, pytest.approx(1 / 30)]
+    assert names.STEP not in media and {"prior/p", "b/answers"} <= {key.split(".")[0] for key in media}
     assert rows[0]["perf/tokens_per_s"] == 9
     axes = {
         m.get("name") or m["glob_name"]: m.get("step_metric")
@@ -124,9 +126,9 @@ def test_curves_are_over_steps_and_tokens(tmp_path: Path) -> None:
     }
     assert axes == {
         "trainer/global_step": None,
-        "trainer/tokens": tracking.STEP,
-        "train/*": tracking.STEP,
-        "perf/*": tracking.STEP,
+        "trainer/tokens": names.STEP,
+        "train/*": names.STEP,
+        "perf/*": names.STEP,
     }
 
 
@@ -160,7 +162,7 @@ def test_off_imports_no_wandb(environment: dict[str, str], mode: str, tmp_path: 
     code = f"""
 preload(Tracker(name="t", wandb={mode!r}))
 run = start("wandb", {mode!r})
-run.log({{"step": 1}}); run.summary({{}}); run.close(True)
+run.log({{"step": 1}}); run.complete(lambda: 1 / 0); run.close(True)
 sys.exit("wandb" in sys.modules)
 """
     subprocess.run(script(code), check=True, cwd=tmp_path, env=child_environment() | environment)
@@ -226,7 +228,7 @@ def test_a_refused_server_costs_one_warning_and_loses_no_row(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", nobody_listens())
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 2)
+    monkeypatch.setattr(session, "INIT_TIMEOUT_S", 2)
     started = time.monotonic()
     run = start(tmp_path / "wandb", "online")
     assert time.monotonic() - started < 1  # the job does not wait for the server
@@ -301,34 +303,3 @@ assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
         (shown,) = leet(tmp_path / str(number), "--summary")
         assert (shown["run_id"], shown["state"]) == (JOB, "finished")
         assert shown["summary"]["trainer/global_step"] == number
-
-
-def test_a_later_attempt_online_passes_over_rows_that_the_run_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import wandb
-
-    asked: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-
-    class Resumed:  # what a server would hand back; there is none here
-        resumed = True
-
-        def __init__(self) -> None:
-            self.summary = {tracking.STEP: 20}
-
-        def define_metric(self, *args: Any, **kwargs: Any) -> None: ...
-
-        def finish(self, exit_code: int) -> None: ...
-
-        def log(self, row: dict[str, Any]) -> None:
-            rows.append(row)
-
-    def init(**kwargs: Any) -> Resumed:
-        asked.update(kwargs)
-        return Resumed()
-
-    monkeypatch.setattr(wandb, "init", init)
-    mirror(start(tmp_path / "wandb", "online"))
-    assert (asked["id"], asked["resume"], asked["settings"].mode) == (JOB, "allow", "online")
-    assert [row[tracking.STEP] for row in rows] == [30]

@@ -15,7 +15,8 @@ from analysis.advice.paper import Reported, reported_in
 from analysis.advice.settle import Settling, settling
 from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.crossover import SETTING
-from analysis.statistics.intervals import Interval, region
+from analysis.statistics.intervals import Interval
+from bll_sweeps.store.regions import region
 
 
 @dataclass(frozen=True)

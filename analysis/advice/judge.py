@@ -18,7 +18,8 @@ from analysis.advice.evidence import Evidence
 from analysis.advice.paper import Reported, reported_in
 from analysis.statistics.benchmarks import PRIMARY
 from analysis.statistics.crossover import Crossover, Prediction, crossover
-from analysis.statistics.intervals import Interval, region
+from analysis.statistics.intervals import Interval
+from bll_sweeps.store.regions import region
 
 SURE = 0.9  # an objective is advised, not only leaned to, from this probability on
 Verdict = Literal["better", "worse", "undecided"]  # than NLL

@@ -13,9 +13,9 @@ from analysis.advice.judge import SURE, Judgement
 from analysis.statistics.benchmarks import PRIMARY
 from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.crossover import SETTING, Crossover, Prediction, crossovers
-from analysis.statistics.intervals import REGIONS
 from analysis.tables.formats import temperatures
 from analysis.tables.results import number, text_table, with_interval
+from bll_sweeps.store.regions import REGIONS
 
 
 def advice_text(advice: Advice) -> str:

@@ -26,8 +26,8 @@ from analysis.figures.style import (
 )
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import Crossover, crossover, logit
-from analysis.statistics.intervals import REGION_EDGES, REGIONS
 from analysis.tables.results import number
+from bll_sweeps.store.regions import REGION_EDGES, REGIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

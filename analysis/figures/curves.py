@@ -12,9 +12,9 @@ from analysis.figures.panels import WIDTH, finish, objective_handles, prior_of
 from analysis.figures.style import PRIOR_NAMES, colours, left_out, plain
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
-from analysis.statistics.intervals import region
 from analysis.tables.results import number
 from bll_sweeps.store.metrics import TRAINING
+from bll_sweeps.store.regions import region
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

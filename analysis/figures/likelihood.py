@@ -14,9 +14,9 @@ from analysis.figures.style import colours, in_order, left_out
 from analysis.sources.reading import Reader
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
-from analysis.statistics.intervals import region
 from analysis.tables.results import number
 from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.regions import region
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

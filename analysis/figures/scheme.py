@@ -33,8 +33,8 @@ from analysis.figures.style import (
     plain,
 )  # fmt: skip
 from analysis.statistics.continuum import Prior
-from analysis.statistics.intervals import REGION_EDGES, REGIONS
 from analysis.tables.results import number
+from bll_sweeps.store.regions import REGION_EDGES, REGIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

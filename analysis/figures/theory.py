@@ -16,13 +16,13 @@ from analysis.figures.style import COLOURS, counts, decoding_name, legend_text, 
 from analysis.sources.table import Results, formula
 from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import REFERENCE, gains
-from analysis.statistics.intervals import region
 from analysis.tables.results import number
 from analysis.theory.base_model import VOCABULARY, BaseModel, strong, weak
 from analysis.theory.flow import risk_paths
 from analysis.theory.shapes import MAIN
 from analysis.theory.theorem import RATIO, TradeMap, trade_map
 from bll_sweeps.errors import ConfigError, one_of
+from bll_sweeps.store.regions import region
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

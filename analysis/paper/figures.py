@@ -24,7 +24,7 @@ from analysis.paper.reported import (
 )
 from analysis.statistics.benchmarks import PRIMARY, by_place
 from analysis.statistics.continuum import REFERENCE
-from analysis.statistics.intervals import region
+from bll_sweeps.store.regions import region
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,9 +18,9 @@ import pandas as pd
 
 from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.crossover import prior_leaning
-from analysis.statistics.intervals import region
 from bll_sweeps.errors import UsageError, hint
 from bll_sweeps.grid.axes import Objective, canonical_json
+from bll_sweeps.store.regions import region
 
 FOLDER = Path(__file__).parent
 COLUMNS = (

@@ -27,8 +27,8 @@ from analysis.report.vega import (
 from analysis.sources.table import Results
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import logit
-from analysis.statistics.intervals import REGION_EDGES, REGIONS
 from analysis.tables.results import number, with_interval
+from bll_sweeps.store.regions import REGION_EDGES, REGIONS
 
 MOST_STEPS = 60  # of a training curve; more are thinned out, the last step is kept
 MOST_POINTS = 20_000  # of all curves; more runs have fewer steps each, at least _FEWEST_STEPS

@@ -19,7 +19,6 @@ from analysis.sources.table import CELL, PLACE, Results
 from analysis.statistics.claims import Claim
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import crossover
-from analysis.statistics.intervals import REGION_EDGES
 from analysis.statistics.seeds import decisive
 from analysis.tables.claims import claim_rows, reading
 from analysis.tables.priors import HEADS as PRIOR_HEADS
@@ -27,6 +26,7 @@ from analysis.tables.priors import NAMES as PRIOR_NAMED
 from analysis.tables.priors import NOTHING, OF_TOKENS, PRIORS_NOTE, n_text, prior_rows, strength_text, token_text
 from analysis.tables.results import number, with_interval
 from analysis.tables.sweep import with_averages
+from bll_sweeps.store.regions import REGION_EDGES
 
 Reasons = Mapping[tuple[str, ...], str]
 _MOST_NAMED = 8

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.sources.reading import PRIORS, Reader, number_of
-from analysis.statistics.intervals import region
+from bll_sweeps.store.regions import region
 
 _COLUMNS = ["backbone", "domain", "variant", "point", "answers", "prior", "mean", "low", "high", "region", "tokens"]
 _COLUMNS += ["sequences", "questions", "nll", "share_above_0.55", "histogram", "why"]

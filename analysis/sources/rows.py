@@ -10,8 +10,9 @@ from typing import Any
 from analysis.sources.cells import AXES, ManifestCell
 from analysis.sources.parse import Block
 from analysis.sources.reading import PRIORS, Reader, number_of
-from analysis.statistics.intervals import mean_intervals, ratio_interval, region
+from analysis.statistics.intervals import mean_intervals, ratio_interval
 from bll_sweeps.grid.axes import Objective, canonical_json
+from bll_sweeps.store.regions import region
 
 KINDS = ("pretrain", "prior", "train", "evaluate")
 

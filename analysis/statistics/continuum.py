@@ -21,20 +21,11 @@ from numpy.typing import NDArray
 from analysis.sources.table import POINT, Prior, Results
 from analysis.statistics.comparisons import adjusted, minimum_detectable
 from analysis.statistics.crossover import prior_leaning
-from analysis.statistics.intervals import (
-    REGION_EDGES,
-    REGIONS,
-    Array,
-    Interval,
-    mean_interval,
-    mean_intervals,
-    ratio_interval,
-    region,
-    region_paper,
-)
+from analysis.statistics.intervals import Array, Interval, mean_interval, mean_intervals, ratio_interval
 from analysis.statistics.paired import paired_difference, paired_differences
 from analysis.statistics.seeds import detectable_over_seeds, over_seeds, p_over_seeds
 from bll_sweeps.grid.axes import canonical_json
+from bll_sweeps.store.regions import REGION_EDGES, REGIONS, region, region_paper
 
 __all__ = [
     "REGIONS",

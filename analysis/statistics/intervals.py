@@ -197,27 +197,3 @@ def _draw(rng: np.random.Generator, n: int, resamples: int) -> NDArray[np.int64]
     """How often each of n units is drawn, per resample -> [B, N]."""
     index_BN = rng.integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(index_BN.ravel(), minlength=resamples * n).reshape(resamples, n)
-
-
-# --- the continuum's regions ----------------------------------------------------------------------------------------
-
-# Model-weak up to the first, model-strong from the second, model-intermediate between. The paper (Table 5) reports
-# prior strengths of .76 to .81 (mathematics, strong), .50 to .59 (medical, intermediate), .01 to .07 (figfont, weak)
-# and names no edges: these are the middles of its two gaps, .29 and .68, to one decimal.
-REGION_EDGES = (0.3, 0.7)
-REGIONS = {"MW": "model-weak", "MI": "model-intermediate", "MS": "model-strong"}
-
-
-def region(prior: float) -> str:
-    """MW, MI or MS by prior strength (edges: REGION_EDGES); '' where the prior is not known."""
-    if math.isnan(prior):
-        return ""
-    return "MW" if prior <= REGION_EDGES[0] else "MS" if prior >= REGION_EDGES[1] else "MI"
-
-
-PAPER_REGIONS = {"math": "MS", "medical": "MI", "figfont": "MW"}  # the paper's own rule (Section 4.1): by domain alone
-
-
-def region_paper(domain: str) -> str:
-    """MW, MI or MS as the paper assigns its three domains, whatever the prior strength; '' for any other domain."""
-    return PAPER_REGIONS.get(domain, "")

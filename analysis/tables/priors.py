@@ -9,9 +9,9 @@ import pandas as pd
 
 from analysis.report.runs import scrubbed
 from analysis.sources.table import PLACE, Results
-from analysis.statistics.intervals import REGION_EDGES, region_paper
 from analysis.tables.formats import Grid
 from analysis.tables.results import number, with_interval
+from bll_sweeps.store.regions import REGION_EDGES, region_paper
 
 NAMES = ["backbone", "domain", "variant", "answers"]
 # Column of `prior_rows` -> its head: numbers over all target tokens, in [0, 1] but for the nll.

@@ -12,12 +12,12 @@ from analysis.sources.table import Results
 from analysis.statistics.benchmarks import averages, by_place
 from analysis.statistics.comparisons import LEVEL, POWER
 from analysis.statistics.continuum import REFERENCE
-from analysis.statistics.intervals import REGIONS
 from analysis.statistics.ranks import ranks
 from analysis.tables.formats import Grid, comma_separated, latex, markdown
 from analysis.tables.priors import prior_rows, priors_grid
 from analysis.tables.results import number, with_interval
 from bll_sweeps.store.records import write_text
+from bll_sweeps.store.regions import REGIONS
 
 RULES = {"region": "prior strength", "region_paper": "the paper's, by domain"}
 GAINS_NOTE = (

@@ -66,9 +66,13 @@ class Execution:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
-    """Where curves go besides the jsonl on disk. $WANDB_MODE, when set, takes precedence over `wandb`."""
+    """Where curves go besides the jsonl on disk. $WANDB_MODE, when set, takes precedence over `wandb`.
+
+    checkpoints: trained models as artifacts too, by reference to where they lie.
+    """
 
     name: str
     wandb: Literal["off", "offline", "online"] = "offline"
     project: str = "bll-sweeps"
     entity: str = ""
+    checkpoints: bool = False

@@ -18,6 +18,7 @@
               claims/             which launch submits at the moment
   prepared/<16 hex>/               a domain's training set as token ids of one tokenizer, for all jobs
   code/<digest>-<uid>/            a snapshot of the code that a user's SLURM jobs run from
+  published/<server>/<job>.json   what `bll publish` has brought to a W&B server and project
   reports/<sweep>/                figures, tables, report.html
   cache/analysis/<sweep>/<key>/   what the analysis read, as Parquet; may be removed at any time
   trash/                          what is being removed
@@ -308,6 +309,10 @@ class Layout:
 
     def code(self, digest: str) -> Path:
         return self.snapshots / digest
+
+    def published(self, server: str, job_id: str) -> Path:
+        """Of a job, on a server and project (tracking/publish.py): what was brought there and is there."""
+        return self.root / "published" / server / f"{job_id}.json"
 
     @property
     def trash(self) -> Path:

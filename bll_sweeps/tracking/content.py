@@ -1,0 +1,191 @@
+"""What the run of a finished job holds on W&B besides its curves. It follows from the store alone, so that a run that
+was live, one that was resumed and one that was published later end alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bll_sweeps.errors import StoreError
+from bll_sweeps.grid.cell import EvaluateJob, PretrainJob, PriorJob
+from bll_sweeps.grid.spec import Spec
+from bll_sweeps.store.layout import Attempt, JobFiles, Layout
+from bll_sweeps.store.records import Record, read_json_if, read_jsonl, read_jsonl_gz, read_record
+from bll_sweeps.store.regions import region
+from bll_sweeps.tracking import names
+
+TABLE_QUESTIONS = 50  # of a benchmark's table: its first ones, with the first answer to each
+TABLE_CHARACTERS = 2000  # of a text in it
+CELLS = "cells.json"  # in the artifact of an evaluation: what `cells` gives
+MODEL = "model"  # the output that stays where it is: gigabytes
+_COLUMNS = ["question", "prompt", "gold", "answer", "taken for the answer", "found by", "score"]
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Content:
+    """summary: values by name, nested ones joined by /. histograms: counts [B] of equal parts of [0, 1]. files: of the
+    artifact, by their names in it. model: a folder of weights that is referred to, where that is asked for.
+    """
+
+    summary: dict[str, Any] = field(default_factory=dict)
+    histograms: dict[str, list[int]] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    model: Path | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a job's run is called: job id, kind, title, config, group, tags."""
+
+    id: str
+    kind: str
+    title: str
+    config: dict[str, Any]
+    group: str
+    tags: list[str]
+
+
+def identity(layout: Layout, spec: Spec) -> Identity:
+    """Of the job, with the sweeps that contain it now and the region of its prior strength, where that is known."""
+    labels = spec.labels
+    tags = [f"{key}:{value}" for key, value in labels.items() if key not in ("sweep", "sweeps", "recipe", "seed")]
+    tags += [f"sweep:{name}" for name in labels.get("sweeps", [])]
+    if place := _place(layout, spec):
+        tags.append(f"region:{place[names.REGION]}")
+    parts = [labels[key] for key in ("objective", "backbone", "domain", "benchmark", "seed") if key in labels]
+    title = " ".join(map(str, [spec.job.kind, *parts])) if parts else spec.job.id
+    return Identity(
+        spec.job.id,
+        spec.job.kind,
+        title,
+        spec.plain(),
+        str(labels.get("sweep", "")),
+        sorted({tag[:64] for tag in tags}),  # wandb refuses longer ones
+    )
+
+
+def content(layout: Layout, spec: Spec, record: Record) -> Content:
+    """StoreError where an output is not what the record says."""
+    summary = _place(layout, spec) | _results(spec, record.result)
+    files = {name: path for name, path in _small(record) if path.exists()}
+    if "model" in record.pruned() or not (record.attempt.output(MODEL)).is_dir():
+        model = None
+    else:
+        model = record.attempt.output(MODEL)
+    return Content(names.flat(summary), _histograms(spec, record.result), _tables(spec, record), files, model)
+
+
+def rows(attempt: Attempt) -> list[dict[str, Any]]:
+    """What the job has logged: rows of metrics.jsonl with their times, in order. Empty for kinds that log none."""
+    metrics = attempt.output("metrics.jsonl")
+    if not metrics.exists():
+        return []
+    timing = attempt.output("timing.jsonl")
+    times = {row["step"]: row for row in (read_jsonl(timing) if timing.exists() else [])}
+    return [times.get(row["step"], {}) | row for row in read_jsonl(metrics)]
+
+
+def cells(layout: Layout, spec: Spec) -> dict[str, dict[str, Any]]:
+    """The cells that the job is the evaluation of, by sweep and place in it: what a launch's manifest tells of them."""
+    out = {}
+    for sweep in spec.labels.get("sweeps", []) if isinstance(spec.job, EvaluateJob) else []:
+        files = layout.sweep(sweep)
+        launches = files.launches()
+        manifest = read_json_if(files.manifest(launches[-1])) if launches else None
+        every = enumerate((manifest or {}).get("cells", []))
+        if mine := {str(i): cell for i, cell in every if cell["jobs"]["evaluate"] == spec.job.id}:
+            out[sweep] = mine
+    return out
+
+
+def told_besides(layout: Layout, spec: Spec) -> dict[str, Any]:
+    """What the artifact tells besides files, by its name there."""
+    found = cells(layout, spec)
+    return {CELLS: found} if found else {}
+
+
+def _place(layout: Layout, spec: Spec) -> dict[str, Any]:
+    """Where the job lies on the continuum: empty as long as its prior job is not done."""
+    if isinstance(spec.job, PretrainJob):
+        return {}
+    prior = PriorJob(backbone=spec.job.backbone, domain=spec.job.domain)
+    try:
+        record = read_record(layout.job(prior.id))
+    except StoreError:  # that job's own affair
+        return {}
+    if record is None:
+        return {}
+    strength = record.result["clean"]["mean_p"]
+    return {names.PRIOR_STRENGTH: strength, names.REGION: region(strength)}
+
+
+def _results(spec: Spec, result: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(spec.job, EvaluateJob):
+        primary = result["metrics"][result["primary"]]
+        told = {
+            names.SCORE: primary["mean"],
+            names.SCORE_STDERR: primary["stderr"],
+            names.QUESTIONS: primary["questions"],
+        }
+        rest = {key: result[key] for key in ("grader", "primary", "engine", "seen_in_training") if key in result}
+        return told | {spec.job.benchmark.name: result["metrics"], "eval": rest}
+    if isinstance(spec.job, PriorJob):
+        return {"prior": {key: _without_histogram(value) for key, value in result.items()}}
+    return result
+
+
+def _without_histogram(value: Any) -> Any:
+    return {key: inner for key, inner in value.items() if key != "histogram"} if isinstance(value, dict) else value
+
+
+def _histograms(spec: Spec, result: dict[str, Any]) -> dict[str, list[int]]:
+    if not isinstance(spec.job, PriorJob):
+        return {}
+    return {
+        name: result[key]["histogram"] for key, name in names.HISTOGRAMS.items() if "histogram" in result.get(key, {})
+    }
+
+
+def _tables(spec: Spec, record: Record) -> dict[str, Table]:
+    """Some of the questions with the model's answers, as the first grader took them."""
+    if not isinstance(spec.job, EvaluateJob):
+        return {}
+    decoding, grader = record.result["primary"], record.result["grader"]
+    generations = read_jsonl_gz(record.output("generations.jsonl.gz"))[:TABLE_QUESTIONS]
+    scores = {row["question"]: row for row in read_jsonl(record.output(f"scores.{grader}.jsonl"))}
+    kept = f"answers.{grader}.jsonl.gz"
+    taken = {row["question"]: row for row in read_jsonl_gz(record.output(kept))} if kept in record.outputs else {}
+    found = []
+    for row in generations:
+        question = row["question"]
+        told = taken.get(question, {})
+        answer, kind = (told[key][decoding][0] if told else "" for key in ("answers", "kinds"))
+        texts = [_cut(row.get("prompt", "")), _cut(row.get("gold", "")), _cut(row[decoding][0]), _cut(answer), kind]
+        found.append([question, *texts, float(scores[question][decoding][0])])
+    return {names.table(spec.job.benchmark.name): Table(_COLUMNS, found)}
+
+
+def _cut(text: Any) -> str:
+    text = str(text)
+    return text if len(text) <= TABLE_CHARACTERS else f"{text[:TABLE_CHARACTERS]} [cut]"
+
+
+def _small(record: Record) -> Iterator[tuple[str, Path]]:
+    """What another store needs to know the job as this one does; the outputs' digests are checked."""
+    files: JobFiles = record.job
+    yield "spec.json", files.spec
+    for path in (record.attempt.record, record.attempt.provenance, record.attempt.output("timing.jsonl")):
+        yield path.name, path
+    for name in record.kept():
+        if not name.startswith(f"{MODEL}/"):
+            yield name, record.output(name)

@@ -1,0 +1,194 @@
+"""From the store to a W&B server: one clean run per job, replayed from the job's own rows and record.
+
+A ledger in the store says what is there. It is written once the server has confirmed that it holds every row, so that
+a publish that was killed, or a server that lost something, is put right by the next one: a run that is there already
+goes on from the row that it lacks (session.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bll_sweeps.errors import StoreError, UsageError
+from bll_sweeps.grid.spec import Spec, read_spec
+from bll_sweeps.store.layout import Attempt, Layout
+from bll_sweeps.store.records import Record, read_json_if, read_record, write_json
+from bll_sweeps.tracking.content import Content, Identity, cells, content, identity, rows, told_besides
+
+VERSION = 1  # of what a published run holds; another one publishes all of them again
+AT_ONCE = 8
+_PAGE = 200  # runs asked for in one request
+
+
+@dataclass(frozen=True)
+class Target:
+    """A project on a server. entity: '' for the user's default one."""
+
+    project: str
+    entity: str = ""
+
+    def key(self, base_url: str) -> str:
+        """Names the server and project in the ledger."""
+        return hashlib.sha256(f"{base_url.rstrip('/')}\n{self.entity}\n{self.project}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A job that the server lacks, or of which it has something older."""
+
+    job_id: str
+    spec: Spec
+    record: Record | None  # None: it still runs (--live)
+    attempt: Attempt
+    digest: str
+
+
+@dataclass
+class Published:
+    """How many jobs were brought to the server, were there already, still run; what went wrong, by job."""
+
+    new: int = 0
+    known: int = 0
+    unfinished: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+    url: str = ""
+
+
+def publish(
+    layout: Layout,
+    job_ids: Iterable[str],
+    target: Target,
+    *,
+    live: bool = False,
+    again: bool = False,
+    at_once: int = AT_ONCE,
+    on_job: Callable[[int, int], None] = lambda done, total: None,
+) -> Published:
+    """Brings the finished jobs to the server; live: those that run too, as far as they are.
+
+    again: whatever the ledger says. on_job(jobs brought, jobs to bring). UsageError without a key or a server.
+    """
+
+    from bll_sweeps.tracking.session import service
+
+    out = Published()
+    with service() as folder:
+        target, server = reachable(target)
+        work = list(_work(layout, job_ids, server, live, again, out))
+        done = itertools.count(1)
+        for i in range(0, len(work), _PAGE):
+            part = work[i : i + _PAGE]
+            counts: dict[str, int] = {}
+            with ThreadPoolExecutor(at_once) as threads:
+                futures = {threads.submit(_bring, layout, item, target, folder): item for item in part}
+                for future in as_completed(futures):
+                    item = futures[future]
+                    try:
+                        counts[item.job_id], out.url = future.result()
+                    except Exception as error:  # noqa: BLE001 - wandb raises what it likes; the job is named
+                        out.problems[item.job_id] = _described(error)
+                    on_job(next(done), len(work))
+            _confirm(layout, [item for item in part if item.job_id in counts], counts, target, server, out)
+    return out
+
+
+def reachable(target: Target) -> tuple[Target, str]:
+    """The target with its entity, and its key in the ledger. UsageError without a server or a key that it takes."""
+    import wandb
+
+    settings = wandb.setup().settings
+    try:
+        entity = target.entity or str(wandb.Api(timeout=30).default_entity or "")
+    except (wandb.Error, ValueError) as error:
+        raise UsageError(
+            f"W&B at {settings.base_url} cannot be used ({_described(error)}): a key comes from `wandb login` or "
+            "$WANDB_API_KEY, another server from $WANDB_BASE_URL"
+        ) from None
+    found = Target(target.project, entity)
+    return found, found.key(settings.base_url)
+
+
+def _work(
+    layout: Layout, job_ids: Iterable[str], server: str, live: bool, again: bool, out: Published
+) -> Iterator[Item]:
+    """What is to be brought; counts the rest."""
+    for job_id in dict.fromkeys(job_ids):
+        files = layout.job(job_id)
+        try:
+            record = read_record(files)
+            if record is None and not (live and files.attempts()):
+                out.unfinished += 1
+                continue
+            spec = read_spec(files)
+            attempt = record.attempt if record else files.attempts()[-1]
+            if record is None:
+                yield Item(job_id, spec, None, attempt, "")
+                out.unfinished += 1
+                continue
+            digest = _digest(layout, spec, record)
+            known = read_json_if(layout.published(server, job_id))
+            if known and known["digest"] == digest and not again:
+                out.known += 1
+                continue
+            yield Item(job_id, spec, record, attempt, digest)
+        except StoreError as error:
+            out.problems[job_id] = str(error)
+
+
+def _digest(layout: Layout, spec: Spec, record: Record) -> str:
+    """Of all that a run follows from."""
+    mine = identity(layout, spec)
+    told = [VERSION, mine.tags, mine.group, spec.plain(), record.outputs, record.result, cells(layout, spec)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _bring(layout: Layout, item: Item, target: Target, folder: Path) -> tuple[int, str]:
+    """The number of rows that the run has now, and its address."""
+    from bll_sweeps.tracking.session import Session
+
+    own: Identity = identity(layout, item.spec)
+    told = rows(item.attempt)
+    rest = content(layout, item.spec, item.record) if item.record else Content()
+    session = Session(
+        "online", own, folder / item.job_id, project=target.project, entity=target.entity, ends=item.record is not None
+    )
+    for row in told:
+        session.log(row)
+    if item.record:
+        session.add(rest, told_besides(layout, item.spec), model=item.spec.tracker.checkpoints)
+    session.finish()
+    return session.count, session.url or ""
+
+
+def _confirm(
+    layout: Layout, items: Sequence[Item], counts: dict[str, int], target: Target, server: str, out: Published
+) -> None:
+    """Writes the ledger for what the server says it has, whole; the rest is a problem."""
+    import wandb
+
+    if not items:
+        return
+    named = {"name": {"$in": [item.job_id for item in items]}}
+    found = wandb.Api(timeout=60).runs(f"{target.entity}/{target.project}", filters=named, per_page=_PAGE, lazy=True)
+    there = {run.id: (run.state, run.historyLineCount) for run in found}
+    for item in items:
+        state, lines = there.get(item.job_id, ("missing", 0))
+        if lines != counts[item.job_id] or (item.record and state != "finished"):
+            out.problems[item.job_id] = (
+                f"the server has it as {state} with {lines} of {counts[item.job_id]} rows; publish it again"
+            )
+        elif item.record:
+            write_json(layout.published(server, item.job_id), {"digest": item.digest, "rows": lines})
+            out.new += 1
+
+
+def _described(error: Exception) -> str:
+    from bll_sweeps.tracking.wandb import described
+
+    return described(error)

@@ -1,0 +1,195 @@
+"""From a W&B project to a store: runs that `bll` jobs left there, as ordinary records, checked by their digests.
+
+A run's artifact has the job's spec, record and outputs (content.py), so a pulled record is the same bytes as the one
+that was published; weights stay where they were trained, and count as pruned. Nothing of it is run or unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bll_sweeps.errors import StoreError, UsageError
+from bll_sweeps.grid.spec import Spec, parse_spec, read_spec
+from bll_sweeps.store.layout import Attempt, JobFiles, Layout
+from bll_sweeps.store.records import (
+    check_output,
+    fsync_folder,
+    is_done,
+    read_json,
+    read_json_if,
+    write_json,
+    write_jsonl_gz,
+)
+from bll_sweeps.tracking import names
+from bll_sweeps.tracking.content import CELLS, MODEL
+from bll_sweeps.tracking.publish import AT_ONCE, Target, reachable
+
+_PAGE = 200  # runs in one request
+
+
+@dataclass
+class Pulled:
+    """How many jobs came, were here already, are not finished there, are none of ours; what went wrong, by job."""
+
+    new: int = 0
+    known: int = 0
+    unfinished: int = 0
+    foreign: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+    sweeps: list[str] = field(default_factory=list)
+
+
+def pull(
+    layout: Layout,
+    target: Target,
+    *,
+    sweep: str = "",
+    at_once: int = AT_ONCE,
+    on_job: Callable[[int, int], None] = lambda done, total: None,
+) -> Pulled:
+    """Brings the project's finished jobs (of a sweep: those with its tag) into the store, and their cells as a launch.
+
+    A job that is done here is left as it is. on_job(jobs brought, jobs to bring). UsageError without a key, a server or
+    such a project.
+    """
+    import wandb
+
+    from bll_sweeps.tracking.session import service
+
+    out = Pulled()
+    with service() as folder:
+        target, _ = reachable(target)
+        api = wandb.Api(timeout=60)
+        wanted, known = _finished(api, layout, target, sweep, out)
+        with ThreadPoolExecutor(at_once) as threads:
+            futures = {threads.submit(_fetch, api, layout, target, name, folder): name for name in wanted}
+            for done, future in enumerate(as_completed(futures), 1):
+                try:
+                    future.result()
+                    out.new += 1
+                except Exception as error:  # noqa: BLE001 - wandb raises what it likes; the job is named
+                    out.problems[futures[future]] = f"{type(error).__name__}: {error}"
+                on_job(done, len(wanted))
+    _tell(layout, target, [*known, *wanted], out)
+    return out
+
+
+def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled) -> tuple[list[str], list[str]]:
+    """The ids of jobs that are to be fetched, and of those that are here; counts the others."""
+    import wandb
+
+    filters = {"tags": f"sweep:{sweep}"} if sweep else {}
+    try:
+        runs = list(api.runs(_path(target), filters=filters, per_page=_PAGE, lazy=False))
+    except (ValueError, wandb.Error) as error:
+        raise UsageError(f"{_path(target)} cannot be read ({error}); give a project as ENTITY/PROJECT") from None
+    wanted, known = [], []
+    for run in runs:
+        if run.config.get("id") != run.id or "job" not in run.config:
+            out.foreign += 1
+        elif run.state != "finished":
+            out.unfinished += 1
+        elif is_done(layout.job(run.id)):
+            known.append(run.id)
+        else:
+            wanted.append(run.id)
+    out.known = len(known)
+    return wanted, known
+
+
+def _path(target: Target) -> str:
+    return f"{target.entity}/{target.project}"
+
+
+def _fetch(api: Any, layout: Layout, target: Target, job_id: str, scratch: Path) -> None:
+    """Puts the job into the store. StoreError for files that are not what the record says."""
+    from bll_sweeps.tracking.session import ARTIFACTS
+
+    files = layout.job(job_id)
+    aside = scratch / job_id
+    with ARTIFACTS:
+        artifact = api.artifact(f"{_path(target)}/{names.RECORD}-{job_id}:latest", type=names.RECORD)
+    artifact.download(root=str(aside), skip_cache=True, multipart=False)
+    _check(job_id, aside)
+    _put(files, aside)
+
+
+def _check(job_id: str, folder: Path) -> None:
+    spec, record = read_json(folder / "spec.json"), read_json(folder / "record.json")
+    parse_spec(spec, job_id, f"the spec of {job_id} on the server")
+    if record.get("id") != job_id:
+        raise StoreError(f"the record on the server is that of {record.get('id')}")
+    for name, digest in record["outputs"].items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise StoreError(f"the record names an output {name!r} outside its folder")
+        if not name.startswith(f"{MODEL}/"):
+            check_output(folder / name, digest)
+
+
+def _put(files: JobFiles, folder: Path) -> None:
+    """Moves what was fetched into place, DONE last."""
+    attempt: Attempt = files.attempt(1 + max([0, *(a.number for a in files.attempts())]))
+    record = read_json(folder / "record.json")
+    files.folder.mkdir(parents=True, exist_ok=True)
+    files.claims.mkdir(exist_ok=True)
+    attempt.folder.mkdir()
+    for name in ["record.json", "attempt.json", "timing.jsonl", CELLS, *record["outputs"]]:
+        if (folder / name).exists():
+            attempt.output(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder / name, attempt.output(name))
+    if any(name.startswith(f"{MODEL}/") for name in record["outputs"]):
+        write_json(attempt.pruned, {"outputs": [MODEL], "reason": "pulled from W&B, which has no weights"})
+    shutil.move(folder / "spec.json", files.spec)
+    files.done.symlink_to(f"{attempt.folder.name}/{attempt.record.name}")
+    fsync_folder(files.folder)
+
+
+def _tell(layout: Layout, target: Target, job_ids: Iterable[str], out: Pulled) -> None:
+    """A launch of each sweep with the cells that these jobs came with, unless the sweep has them all."""
+    by_sweep: dict[str, list[tuple[int, Any]]] = {}
+    for job_id in job_ids:
+        for attempt in layout.job(job_id).attempts():
+            for sweep, mine in (read_json_if(attempt.output(CELLS)) or {}).items():
+                by_sweep.setdefault(sweep, []).extend((int(place), cell) for place, cell in mine.items())
+    for sweep, fetched in sorted(by_sweep.items()):
+        files = layout.sweep(_name(sweep))
+        launches = files.launches()
+        number = launches[-1] + 1 if launches else 1
+        before = read_json(files.manifest(launches[-1]))["cells"] if launches else []
+        in_order = [*before, *(cell for _, cell in sorted(fetched, key=lambda placed: placed[0]))]
+        every = list({json.dumps(cell, sort_keys=True): cell for cell in in_order}.values())
+        out.sweeps.append(sweep)
+        if len(every) == len(before):
+            continue
+        specs = {job: _spec(layout, job) for cell in every for job in cell["jobs"].values() if job}
+        here = [spec for _, spec in sorted(specs.items()) if spec]
+        write_jsonl_gz(files.specs(number), [spec.plain() for spec in here])
+        manifest = {
+            "sweep": sweep,
+            "launch": number,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": ["bll", "pull", _path(target)],
+            "launcher": {},
+            "shapes": [],
+            "cells": every,
+            "jobs": [{"id": s.job.id, "kind": s.job.kind, "parents": list(s.job.parents), "shape": 0} for s in here],
+        }
+        write_json(files.manifest(number), manifest)
+
+
+def _spec(layout: Layout, job_id: str) -> Spec | None:
+    files = layout.job(job_id)
+    return read_spec(files) if files.spec.exists() else None
+
+
+def _name(sweep: str) -> str:
+    if "/" in sweep or sweep.startswith("."):
+        raise StoreError(f"the server names a sweep {sweep!r}, which is no name of one")
+    return sweep

@@ -1,0 +1,423 @@
+"""The way to W&B and back, against a stand-in server: real jobs, the real client, processes that are really killed.
+
+With BLL_TEST_WANDB_PROJECT=ENTITY/PROJECT (and a key) the round trip is made with a real server too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Bll
+from wandb_server import KEY, WandbServer
+
+from bll_sweeps.store.layout import JobFiles, Layout
+from bll_sweeps.store.records import Record, read_record, withdraw
+from bll_sweeps.tracking import names
+from bll_sweeps.tracking.content import rows
+
+pytestmark = pytest.mark.slow
+SWEEP = ["sweep=smoke", "recipe.steps=120", "execution.checkpoint_every_steps=10", "execution.log_every_steps=5"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run root of a small sweep that was tracked offline."""
+    root = tmp_path_factory.mktemp("finished") / "runs"
+    out = call(root, "launch", *SWEEP)
+    assert out.returncode == 0, out.stdout + out.stderr
+    return root
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "runs", symlinks=True)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as running:
+        yield running
+        assert running.unknown == []
+
+
+def call(root: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    process = start(root, *args, env=env)
+    out, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(args, process.returncode, out, errors)
+
+
+def start(root: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "bll_sweeps.cli", *args],
+        env=os.environ | {"BLL_RUNS": str(root), "PYTHONPATH": str(ROOT)} | (env or {}),
+        cwd=root.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+
+
+def records(root: Path) -> list[Record]:
+    found = [read_record(JobFiles(folder)) for folder in sorted((root / "jobs").iterdir())]
+    return [record for record in found if record is not None]
+
+
+def record_of(root: Path, kind: str) -> Record:
+    return next(record for record in records(root) if record.job.id.startswith(kind))
+
+
+def assert_complete(server: WandbServer, root: Path) -> None:
+    """One run per job, with each row of the job's files once and in order, and its final values."""
+    assert {name for _, name in server.runs} == {record.job.id for record in records(root)}
+    for record in records(root):
+        run = server.run(record.job.id)
+        assert run.state == "finished", record.job.id
+        expected = [{names.curve(key): value for key, value in row.items()} for row in rows(record.attempt)]
+        served = [row for row in run.rows() if names.STEP in row]
+        shared = [[{key: row[key] for key in want} for want, row in zip(expected, served, strict=True)]]
+        assert shared == [expected]
+        assert [row["_step"] for row in run.rows()] == list(range(len(run.rows())))
+        steps = [row[names.STEP] for row in served]
+        assert steps == sorted(set(steps))
+        summary = run.summary()
+        if record.job.id.startswith(("train", "pretrain")):
+            assert summary["final/nll"] == record.result["final"]["nll"]
+            assert summary["train/nll"] == expected[-1]["train/nll"]
+        if record.job.id.startswith("evaluate"):
+            assert summary[names.SCORE] == record.result["metrics"][record.result["primary"]]["mean"]
+
+
+# --- publish ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_finished_job_is_one_run_with_its_rows_scores_and_place(store: Path, server: WandbServer) -> None:
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "7 jobs published, 0 there already, 0 not finished\n"
+    assert_complete(server, store)
+    evaluation, prior = record_of(store, "evaluate"), record_of(store, "prior")
+    run = server.run(evaluation.job.id)
+    spec = json.loads(evaluation.job.spec.read_text())
+    labels = spec["labels"]
+    assert (run.group, run.job_type, run.values()["id"]) == ("smoke", "evaluate", evaluation.job.id)
+    assert run.values()["labels"] == labels
+    assert run.values()["job"]["benchmark"]["decodings"] == spec["job"]["benchmark"]["decodings"]
+    axes = {f"{axis}:{labels[axis]}" for axis in ("objective", "backbone", "domain", "benchmark")}
+    assert {*axes, "sweep:smoke", f"region:{run.summary()[names.REGION]}"} == set(run.tags)
+    assert run.summary()[names.PRIOR_STRENGTH] == prior.result["clean"]["mean_p"]
+    table = run.summary()[names.table(labels["benchmark"])]
+    assert table["nrows"] == min(50, evaluation.result["metrics"]["sampled"]["questions"])
+    histogram = server.run(prior.job.id).summary()["prior/p"]
+    assert histogram["values"] == prior.result["as_trained"]["histogram"]
+    kept = {artifact.sequence for artifact in server.artifacts.values() if artifact.type == names.RECORD}
+    assert kept == {f"record-{record.job.id}" for record in records(store)}
+
+
+def test_a_second_publish_asks_the_server_for_nothing_but_who_it_is(store: Path, server: WandbServer) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    before = {name: (run.starts, len(run.rows())) for (_, name), run in server.runs.items()}
+    server.asked.clear()
+    done = call(store, "publish", env=server.environment())
+    assert done.stdout == "0 jobs published, 7 there already, 0 not finished\n"
+    assert set(server.asked) <= {"GetDefaultEntity", "Viewer", "ServerFeaturesQuery"}
+    assert {name: (run.starts, len(run.rows())) for (_, name), run in server.runs.items()} == before
+
+
+@pytest.mark.parametrize("posts", [1, 4, 9])
+def test_a_publish_that_is_killed_is_completed_by_the_next(posts: int, store: Path, server: WandbServer) -> None:
+    enough, lock = threading.Event(), threading.Lock()
+    seen = 0
+
+    def count(method: str, path: str, operation: str) -> None:
+        nonlocal seen
+        with lock:
+            seen += operation in ("file_stream", "CommitArtifact")
+        if seen >= posts:
+            enough.set()
+
+    server.faults = count
+    process = start(store, "publish", "--at-once", "2", env=server.environment())
+    assert enough.wait(60)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kill_services()
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_complete(server, store)
+
+
+def kill_services() -> None:
+    """wandb's helper outlives a killed client for a while, and would send what it still has."""
+    subprocess.run(["pkill", "-KILL", "-f", "wandb-core"], check=False)
+
+
+def test_rows_that_the_server_lost_are_named_and_brought_again(store: Path, server: WandbServer) -> None:
+    training = record_of(store, "train").job.id
+    lost = threading.Event()
+
+    def lose(method: str, path: str, operation: str) -> None:
+        if operation == "Runs" and not lost.is_set():  # when the client asks what is there
+            lost.set()
+            del server.run(training).streams["wandb-history.jsonl"][3:]
+
+    server.faults = lose
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 1
+    assert f"{training}: the server has it as finished with 3 of " in done.stderr
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    assert_complete(server, store)
+
+
+def test_a_busy_server_is_asked_again(store: Path, server: WandbServer) -> None:
+    turn = iter(range(10**6))
+    server.faults = lambda method, path, operation: 429 if next(turn) % 4 == 3 else None
+    done = call(store, "publish", env=server.environment())
+    server.faults = lambda method, path, operation: None
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_complete(server, store)
+
+
+def test_only_finished_jobs_are_published_unless_live_ones_are_asked_for(store: Path, server: WandbServer) -> None:
+    files = record_of(store, "train").job
+    told = len(rows(JobFiles(files.folder).attempts()[-1]))
+    withdraw(files, "as if it still ran")
+    done = call(store, "publish", env=server.environment())
+    assert done.stdout == "6 jobs published, 0 there already, 1 not finished\n"
+    assert files.id not in {name for _, name in server.runs}
+    assert call(store, "publish", "--live", env=server.environment()).returncode == 0
+    run = server.run(files.id)
+    assert (run.state, len(run.rows())) == ("running", told)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [({}, "No API key"), ({"WANDB_API_KEY": "f" * 40}, "401")],
+)
+def test_no_key_or_a_wrong_one_is_a_clear_error(
+    environment: dict[str, str], says: str, store: Path, server: WandbServer
+) -> None:
+    done = call(store, "publish", env={"WANDB_BASE_URL": server.url, **environment})
+    assert done.returncode == 2
+    assert "wandb login" in done.stderr and "Traceback" not in done.stderr
+    assert "f" * 40 not in done.stdout + done.stderr
+    assert server.runs == {}
+
+
+# --- pull -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_published_comes_back_as_the_same_records(store: Path, server: WandbServer, tmp_path: Path) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    other = tmp_path / "other"
+    done = call(other, "pull", "bll-sweeps", env=server.environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0] == "7 jobs pulled, 0 here already, 0 not finished there"
+    for record in records(store):
+        pulled = read_record(Layout(other).job(record.job.id))
+        assert pulled is not None
+        assert pulled.attempt.record.read_bytes() == record.attempt.record.read_bytes()
+        assert pulled.job.spec.read_text() != "" and json.loads(pulled.job.spec.read_text())["id"] == record.job.id
+        for name in record.outputs:
+            if not name.startswith("model/"):
+                assert pulled.output(name).read_bytes() == record.output(name).read_bytes()
+    for command in (["results"], ["results", "--csv"], ["status", "--json"]):
+        mine, theirs = call(store, *command), call(other, *command)
+        assert theirs.returncode == 0, theirs.stderr
+        if command[0] == "results":
+            assert theirs.stdout == mine.stdout
+        else:
+            assert {job["state"] for job in json.loads(theirs.stdout)["jobs"]} == {"done"}
+    again = call(other, "pull", "bll-sweeps", env=server.environment())
+    assert again.stdout.splitlines()[0] == "0 jobs pulled, 7 here already, 0 not finished there"
+    assert Layout(other).sweep("smoke").launches() == [1]
+
+
+def test_a_damaged_record_on_the_server_is_named_and_the_rest_comes(
+    store: Path, server: WandbServer, tmp_path: Path
+) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    job = record_of(store, "train").job.id
+    artifact = next(a for a in server.artifacts.values() if a.sequence == f"record-{job}")
+    key = f"artifact/{artifact.id}/metrics.jsonl"
+    server.storage[key] = server.storage[key].replace(b"nll", b"nLl", 1)
+    other = tmp_path / "other"
+    done = call(other, "pull", "bll-sweeps", env=server.environment())
+    assert done.returncode == 1
+    assert f"{job}: " in done.stderr and "6 jobs pulled" in done.stdout
+    assert not (Layout(other).job(job).done).exists()
+    server.storage[key] = server.storage[key].replace(b"nLl", b"nll", 1)
+    assert call(other, "pull", "bll-sweeps", env=server.environment()).returncode == 0
+    assert call(other, "results").stdout == call(store, "results").stdout
+
+
+def test_an_unknown_project_is_named(server: WandbServer, tmp_path: Path) -> None:
+    done = call(tmp_path / "other", "pull", "nobodys", env=server.environment())
+    assert done.returncode == 2 and "group/nobodys" in done.stderr
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+def unfinished(store: Path) -> JobFiles:
+    """The training, and nothing that was made of it, as if it had never run."""
+    training = record_of(store, "train").job
+    for record in records(store):
+        if record.job.id.startswith(("train", "evaluate")):
+            for attempt in record.job.attempts():
+                shutil.rmtree(attempt.folder)
+            record.job.done.unlink()
+            shutil.rmtree(record.job.claims)
+    return training
+
+
+def test_a_training_that_is_killed_twice_online_is_one_clean_run(store: Path, server: WandbServer) -> None:
+    job = unfinished(store)
+    environment = server.environment() | {"WANDB_MODE": "online"}
+    for attempt, least in ((1, 3), (2, 10)):
+        process = start(store, "run", job.id, env=environment)
+        deadline = time.monotonic() + 120
+        while not enough_rows(server, job.id, least):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert len(job.attempts()) == attempt
+    done = call(store, "run", job.id, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = server.run(job.id)
+    assert run.starts == 3
+    only = {key: run for key, run in server.runs.items() if key[1] == job.id}
+    assert len(only) == 1
+    record = read_record(job)
+    assert record is not None
+    served = [row for row in run.rows() if names.STEP in row]
+    expected = [row["step"] for row in rows(record.attempt)]
+    assert [row[names.STEP] for row in served] == expected
+    assert [row["train/nll"] for row in served] == [row["nll"] for row in rows(record.attempt)]
+    assert (run.state, run.summary()["final/nll"]) == ("finished", record.result["final"]["nll"])
+    assert call(store, "publish", env=server.environment()).returncode == 0  # it finds it as it should be
+    assert [row[names.STEP] for row in server.run(job.id).rows() if names.STEP in row] == expected
+
+
+def enough_rows(server: WandbServer, job_id: str, least: int) -> bool:
+    run = server.runs.get(("bll-sweeps", job_id))
+    return run is not None and len(run.rows()) >= least
+
+
+def test_a_training_that_is_killed_twice_offline_is_published_as_one_clean_run(
+    store: Path, server: WandbServer
+) -> None:
+    job = unfinished(store)
+    for _ in range(2):
+        before = len(job.attempts())
+        process = start(store, "run", job.id)
+        deadline = time.monotonic() + 120
+        while not (len(job.attempts()) > before and list(job.attempts()[-1].checkpoints.glob("step-*"))):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert call(store, "launch", *SWEEP).returncode == 0
+    assert len(job.attempts()) == 3
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    assert_complete(server, store)
+
+
+@pytest.mark.parametrize("fault", ["refuses", "hangs", "dies", "wrong key"])
+def test_a_bad_server_costs_a_training_less_than_a_minute_and_none_of_its_rows(
+    fault: str, finished: Path, store: Path, server: WandbServer
+) -> None:
+    expected = record_of(finished, "train")
+    job = unfinished(store)
+    environment = server.environment() | {"WANDB_MODE": "online"}
+    if fault == "refuses":
+        environment["WANDB_BASE_URL"] = "http://127.0.0.1:9"
+    elif fault == "hangs":
+        server.faults = lambda method, path, operation: time.sleep(300)
+    elif fault == "wrong key":
+        environment["WANDB_API_KEY"] = "e" * 40
+    else:
+        posts = iter(range(10**6))
+
+        def die(method: str, path: str, operation: str) -> int | None:
+            if operation == "file_stream" and next(posts) >= 1:
+                server.faults = lambda method, path, operation: time.sleep(300)
+                time.sleep(300)
+            return None
+
+        server.faults = die
+    began = time.monotonic()
+    plain = call(store, "run", job.id, env={"WANDB_MODE": "disabled"})
+    without_s = time.monotonic() - began
+    assert plain.returncode == 0
+    unfinished(store)
+    began = time.monotonic()
+    done = call(store, "run", job.id, env=environment)
+    assert time.monotonic() - began < without_s + 60
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = read_record(job)
+    assert record is not None
+    assert record.outputs == expected.outputs and record.result == expected.result
+    told = done.stdout + done.stderr + "".join(path.read_text() for path in job.folder.rglob("log*.txt"))
+    assert told.count("`bll publish` brings them to the server") >= 1
+    assert "e" * 40 not in told and KEY not in told
+    server.faults = lambda method, path, operation: None
+    assert call(store, "launch", *SWEEP).returncode == 0
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    assert_complete(server, store)
+
+
+def test_the_key_is_in_no_file_and_no_message(store: Path, server: WandbServer, tmp_path: Path) -> None:
+    job = unfinished(store)
+    environment = server.environment() | {"WANDB_MODE": "online"}
+    said = [call(store, "run", job.id, env=environment)]
+    said += [call(store, "launch", *SWEEP, "tracker=online", env=environment)]
+    said += [call(store, "publish", env=environment), call(tmp_path / "other", "pull", "bll-sweeps", env=environment)]
+    server.faults = lambda method, path, operation: 403
+    said += [call(store, "publish", "--again", env=environment), call(tmp_path / "b", "pull", "bll", env=environment)]
+    assert [done.returncode for done in said[:4]] == [0, 0, 0, 0]
+    assert all(KEY not in done.stdout + done.stderr for done in said)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 50
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+# --- a real server ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("BLL_TEST_WANDB_PROJECT" not in os.environ, reason="needs an account: BLL_TEST_WANDB_PROJECT")
+def test_the_round_trip_with_a_real_server(finished: Path, tmp_path: Path, bll: Bll) -> None:
+    given: dict[str, Any] = {key: value for key, value in REAL.items() if value}
+    entity, _, project = given["BLL_TEST_WANDB_PROJECT"].rpartition("/")
+    done = call(finished, "publish", "--entity", entity, "--project", project, env=given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = call(tmp_path / "other", "pull", f"{entity}/{project}", "--sweep", "smoke", env=given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert call(tmp_path / "other", "results").stdout == call(finished, "results").stdout
+
+
+REAL = {
+    name: os.environ.get(name, "") for name in ("BLL_TEST_WANDB_PROJECT", "WANDB_API_KEY", "WANDB_BASE_URL", "HOME")
+}
