@@ -19,6 +19,7 @@
   prepared/<16 hex>/               a domain's training set as token ids of one tokenizer, for all jobs
   code/<digest>-<uid>/            a snapshot of the code that a user's SLURM jobs run from
   reports/<sweep>/                figures, tables, report.html
+  dashboards/<sweep>/             workspace.json, report.json: W&B dashboards as `bll dashboard --dry-run` writes them
   cache/analysis/<sweep>/<key>/   what the analysis read, as Parquet; may be removed at any time
   trash/                          what is being removed
 """
@@ -170,6 +171,21 @@ class SweepFiles:
     def unsubmitted(self, number: int) -> Path:
         """There when SLURM refused some of the launch's jobs: workers that finish try again."""
         return self.folder / f"launch.{number}.unsubmitted"
+
+
+@dataclass(frozen=True)
+class DashboardFiles:
+    """What W&B would be sent: a workspace and a report."""
+
+    folder: Path
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "workspace.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.json"
 
 
 @dataclass(frozen=True)
@@ -328,6 +344,9 @@ class Layout:
 
     def report(self, sweep: str) -> Path:
         return self.reports / sweep
+
+    def dashboard(self, sweep: str) -> DashboardFiles:
+        return DashboardFiles(self.root / "dashboards" / sweep)
 
 
 def numbered(folder: Path, stem: str, suffix: str = "") -> list[int]:
