@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _launching(commands)
     _looking(commands)
+    _publishing(commands)
     return parser
 
 
@@ -130,6 +131,13 @@ def _looking(commands: Any) -> None:
     sub.add_argument("--watch", action="store_true", help="make it anew while the sweep runs")
     every = "how often --watch looks (default: 30)"
     sub.add_argument("--every", type=_at_least_one, default=30, metavar="SECONDS", help=every)
+
+
+def _publishing(commands: Any) -> None:
+    sub = _on_sweep(commands, "dashboard", _dashboard, "A W&B workspace and a report for a sweep, made or made anew.")
+    sub.add_argument("--entity", default="", help="user or team on W&B (default: the tracker's, else the key's own)")
+    sub.add_argument("--project", default="", help="default: the one that the sweep's jobs log to")
+    sub.add_argument("--dry-run", action="store_true", help="only write both as JSON; needs no server and no key")
 
 
 def _advising(commands: Any) -> None:
@@ -589,6 +597,26 @@ def _validate(args: argparse.Namespace) -> int:
     table = validate(evidence)
     print(json.dumps(validation_plain(table), indent=1) if args.json else validation_text(evidence, table).rstrip())
     return _with_problems(evidence.problems)
+
+
+def _dashboard(args: argparse.Namespace) -> int:
+    from analysis.figures.style import colours
+    from analysis.statistics.intervals import REGION_EDGES
+    from bll_sweeps.cluster.status import read_manifest
+    from bll_sweeps.tracking import dashboard
+
+    layout = _layout(args)
+    manifest = read_manifest(layout, _sweep(args, layout))
+    entity, project = dashboard.destination(layout, manifest)
+    sweep = dashboard.sweep_of(manifest, colours(cell["labels"]["objective"] for cell in manifest["cells"]))
+    where = (args.entity or entity, args.project or project)
+    if args.dry_run:
+        files = layout.dashboard(sweep.name)
+        dashboard.write(files, sweep, *where, REGION_EDGES)
+        print(files.workspace, files.report, sep="\n")
+    else:
+        print(*dashboard.save(sweep, *where, REGION_EDGES), sep="\n")
+    return DONE
 
 
 def _gc(args: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """What things are called on W&B. The one place: the tracker, `bll publish`, dashboards and `bll pull` go by it.
 
-Axes are trainer/global_step and trainer/tokens, never wandb's own _step, which counts rows. train/ and perf/ are curves,
-the rest are values of the summary: prior/, eval/ (the primary decoding's), <benchmark>/<decoding>/, final/, continuum/.
+Axes are trainer/global_step and trainer/tokens, never wandb's own _step, which counts rows. train/ and perf/ are
+curves, the rest are values of the summary: prior/, eval/ (the primary decoding's), <benchmark>/<decoding>/, final/,
+continuum/.
 """
 
 from __future__ import annotations

@@ -40,7 +40,6 @@ GPU = {
     "memoryAllocated": "GPU memory allocated (%)",
     "powerWatts": "GPU power (W)",
 }
-STRENGTH = "prior strength"
 # Columns of the table of runs; of a metric of the summary by its name.
 COLUMNS = (SCORE, SCORE_STDERR, QUESTIONS, PRIOR_STRENGTH, REGION)
 
@@ -172,15 +171,19 @@ def by_tokens() -> list[Panel]:
     return [Lines(f"{TRAINING[key].title}, by tokens", (curve(key),), TOKENS, ceiling=_top(key)) for key in CURVES[:2]]
 
 
-def probabilities() -> list[Panel]:
-    """Of the target tokens: under the base models, then while training."""
-    before = [
+def before_training() -> list[Panel]:
+    """p of the target tokens under the base models."""
+    return [
         Lines("p under the base model, clean answers", (HISTOGRAMS["clean"],), ROW, None),
         Lines("p under the base model, answers as trained on", (HISTOGRAMS["as_trained"],), ROW, None),
         Bars("mean p under the base model, clean answers", ("prior/clean/mean_p",), BACKBONE, 1.0),
         Bars("NLL under the base model, clean answers (nats)", ("prior/clean/nll",), BACKBONE),
     ]
-    return [*before, *(_training(key) for key in TRAINING if _is_quantile(key))]
+
+
+def probabilities() -> list[Panel]:
+    """Of the target tokens: under the base models, then while training."""
+    return [*before_training(), *(_training(key) for key in TRAINING if _is_quantile(key))]
 
 
 def scores(sweep: Sweep) -> list[Panel]:
