@@ -113,8 +113,8 @@ def report(sweep: Sweep, entity: str, project: str, edges: tuple[float, float]) 
     return wr.Report(
         entity=entity,
         project=project,
-        title=f"{sweep.name}: which objective, for which model, on which task?"[:128],
-        description="Objectives f(p) of supervised fine-tuning on the model-capability continuum",
+        title=f"Sweep {sweep.name} on the model-capability continuum"[:128],  # it is part of an address: letters only
+        description="Which objective f(p) of supervised fine-tuning, for which model, on which task?",
         blocks=[
             wr.P(
                 "Supervised fine-tuning need not minimise -log p of the target tokens. Which objective f(p) is best "
