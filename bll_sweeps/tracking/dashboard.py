@@ -82,7 +82,7 @@ def workspace(sweep: Sweep, entity: str, project: str) -> Workspace:
     runs = ws.RunsetSettings(
         filters=_filter(tag("sweep", sweep.name)),
         # Panels show the first runs of this order: trainings, which have curves, come before evaluations.
-        order=[Ordering(Metric("JobType"), ascending=False), Ordering(Config(OBJECTIVE), ascending=True)],
+        order=[Ordering(Metric("JobType"), ascending=False), Ordering(Config(_stored(OBJECTIVE)), ascending=True)],
         run_settings={run: ws.RunSettings(color=colour) for run, colour in _coloured(sweep).items()},
         pinned_columns=_columns(),
     )
@@ -250,8 +250,13 @@ def _coloured(sweep: Sweep, kind: str = "") -> dict[str, str]:
 
 
 def _columns() -> list[str]:
-    first, _, rest = OBJECTIVE.partition(".")
-    return ["run:displayName", f"config:{first}.value.{rest}", *(f"summary:{name}" for name in COLUMNS)]
+    return ["run:displayName", f"config:{_stored(OBJECTIVE)}", *(f"summary:{name}" for name in COLUMNS)]
+
+
+def _stored(key: str) -> str:
+    """A key of the configuration as W&B stores it: labels.objective -> labels.value.objective."""
+    first, _, rest = key.partition(".")
+    return f"{first}.value.{rest}"
 
 
 def _id(*names: str) -> str:
