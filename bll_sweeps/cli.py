@@ -17,6 +17,7 @@ from bll_sweeps.errors import JobsFailed, StoreError, UsageError
 
 if TYPE_CHECKING:
     from bll_sweeps.store.layout import Layout
+    from bll_sweeps.tracking.publish import Target
 
 DONE, FAILED, USAGE = 0, 1, 2
 Run = Callable[[argparse.Namespace], int]
@@ -155,6 +156,9 @@ def _publishing(commands: Any) -> None:
     sub.add_argument("project", metavar="[ENTITY/]PROJECT", help="default entity: that of the key")
     sub.add_argument("--sweep", default="", metavar="NAME", help="only this sweep's (default: all)")
     sub.add_argument("--at-once", type=_at_least_one, default=8, metavar="N", help="runs in parallel (default: 8)")
+    sub = _on_sweep(commands, "dashboard", _dashboard, "A W&B workspace and a report for a sweep, made or made anew.")
+    _on_project(sub)
+    sub.add_argument("--dry-run", action="store_true", help="only write both as JSON; needs no server and no key")
     text = "wandb's own terminal viewer on a sweep's runs on this disk; needs neither account nor network."
     _on_sweep(commands, "watch", _watch, text)
 
@@ -607,14 +611,32 @@ def _watch(args: argparse.Namespace) -> int:
     return watch(layout, list(manifest["jobs"]))
 
 
-def _project_of(layout: Layout, sweep: str, args: argparse.Namespace) -> tuple[list[str], Any]:
+def _dashboard(args: argparse.Namespace) -> int:
+    from analysis.figures.style import colours
+    from bll_sweeps.cluster.status import read_manifest
+    from bll_sweeps.tracking import dashboard
+
+    layout = _layout(args)
+    name = _sweep(args, layout)
+    manifest = read_manifest(layout, name)
+    _, target = _project_of(layout, name, args)
+    sweep = dashboard.sweep_of(manifest, colours(cell["labels"]["objective"] for cell in manifest["cells"]))
+    if args.dry_run:
+        files = layout.dashboard(sweep.name)
+        dashboard.write(files, sweep, target.entity, target.project)
+        print(files.workspace, files.report, sep="\n")
+    else:
+        print(*dashboard.save(sweep, target.entity, target.project), sep="\n")
+    return DONE
+
+
+def _project_of(layout: Layout, sweep: str, args: argparse.Namespace) -> tuple[list[str], Target]:
     """The sweep's jobs, and where on W&B they belong."""
     from bll_sweeps.cluster.status import read_manifest
-    from bll_sweeps.grid.spec import read_spec
-    from bll_sweeps.tracking.publish import Target
+    from bll_sweeps.tracking.publish import Target, target_of
 
     jobs = list(read_manifest(layout, sweep)["jobs"])
-    own = read_spec(layout.job(jobs[0])).tracker
+    own = target_of(layout, jobs)
     return jobs, Target(args.project or own.project, args.entity or own.entity)
 
 

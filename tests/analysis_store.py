@@ -171,14 +171,16 @@ class StoreBuilder:
             }
             primary = one.benchmark.primary
             entries.append({"labels": one.labels(), "overrides": overrides, "primary": primary, "jobs": ids})
-            jobs |= {job.id: {"kind": job.kind, "parents": list(job.parents)} for job in one.jobs()}
+            jobs |= {job.id: {"id": job.id, "kind": job.kind, "parents": list(job.parents)} for job in one.jobs()}
         manifest = {
             "sweep": sweep,
             "launch": number,
             "created_at": "2026-11-23T06:00:00+00:00",
             "command": ["bll", "launch", f"sweep={sweep}"],
         }
-        write_json(Layout(self.root).sweep(sweep).manifest(number), {**manifest, "cells": entries, "jobs": jobs})
+        write_json(
+            Layout(self.root).sweep(sweep).manifest(number), {**manifest, "cells": entries, "jobs": [*jobs.values()]}
+        )
 
     def _publish(self, job: Any, result: dict[str, Any], outputs: dict[str, list[dict[str, Any]]]) -> None:
         files = Layout(self.root).job(job.id)

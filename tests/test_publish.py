@@ -21,9 +21,10 @@ import pytest
 from conftest import Bll
 from wandb_server import KEY, WandbServer
 
+from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import Record, read_record, withdraw
-from bll_sweeps.tracking import names
+from bll_sweeps.tracking import dashboard, names, panels
 from bll_sweeps.tracking.content import rows
 
 pytestmark = pytest.mark.slow
@@ -180,7 +181,9 @@ def test_rows_that_the_server_lost_are_named_and_brought_again(store: Path, serv
     def lose(method: str, path: str, operation: str) -> None:
         if operation == "Runs" and not lost.is_set():  # when the client asks what is there
             lost.set()
-            del server.run(training).streams["wandb-history.jsonl"][3:]
+            streams = server.run(training).streams
+            del streams["wandb-history.jsonl"][3:]
+            streams["wandb-summary.json"] = ['{"_step": 2}']
 
     server.faults = lose
     done = call(store, "publish", env=server.environment())
@@ -275,6 +278,51 @@ def test_a_damaged_record_on_the_server_is_named_and_the_rest_comes(
 def test_an_unknown_project_is_named(server: WandbServer, tmp_path: Path) -> None:
     done = call(tmp_path / "other", "pull", "nobodys", env=server.environment())
     assert done.returncode == 2 and "group/nobodys" in done.stderr
+
+
+# --- dashboards -------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_view_and_report_have_the_panels_and_are_replaced_the_next_time(
+    store: Path, server: WandbServer
+) -> None:
+    missing = call(store, "dashboard", env=server.environment())
+    assert missing.returncode == 2 and "bll publish" in missing.stderr
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    for _ in range(2):
+        done = call(store, "dashboard", env=server.environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(done.stdout.splitlines()) == 2
+    kinds = {view["type"]: view for view in server.views.values()}
+    assert len(server.views) == 2 and set(kinds) == {"project-view", "runs"}
+    assert call(store, "dashboard", "--dry-run").returncode == 0
+    folder = Layout(store).dashboard("smoke")
+    wanted = titles(json.loads(folder.workspace.read_text())["spec"])
+    assert titles(json.loads(kinds["project-view"]["spec"])) == wanted
+    assert {"NLL (nats)", "mean p", "score against prior strength"} <= wanted
+
+
+def titles(spec: Any) -> set[str]:
+    """All panels' titles in a view."""
+    if isinstance(spec, dict):
+        own = (
+            {spec["config"].get("chartTitle") or spec["config"].get("plotTitle")}
+            if "viewType" in spec and isinstance(spec.get("config"), dict)
+            else set()
+        )
+        return own.union(*map(titles, spec.values())) - {None}
+    return set().union(*map(titles, spec)) if isinstance(spec, list) else set()
+
+
+def test_every_panel_shows_a_metric_that_a_job_has_logged(store: Path, server: WandbServer) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    logged = {key for run in server.runs.values() for row in run.rows() for key in row}
+    logged |= {key for run in server.runs.values() for key in run.summary()}
+    sweep = dashboard.sweep_of(read_manifest(Layout(store), "smoke"), {})
+    shown = panels.metrics_of(panel for section in panels.sections(sweep).values() for panel in section)
+    ours = {name for name in shown if not name.startswith("system/")}  # what wandb samples: tests/test_dashboard.py
+    assert len(ours) > 15
+    assert ours - logged == set()
 
 
 # --- live -------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -89,6 +90,12 @@ class WandbServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that are killed are what some tests are about."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     request_queue_size = 256
 
     def __init__(self, port: int = 0) -> None:
@@ -217,6 +224,41 @@ class WandbServer(ThreadingHTTPServer):
         info = {"endCursor": str(start + len(page)), "hasNextPage": more}
         listed = {"edges": edges, "pageInfo": info}
         return {"project": {"internalId": "1", "runCount": len(runs), "readOnly": False, "runs": listed}}
+
+    # --- views --------------------------------------------------------------------------------------------------------
+
+    def _GetProjects(self, given: dict[str, Any]) -> Any:
+        found = dict.fromkeys(project for project, _ in self.runs)
+        edges = [{"node": {"id": name, "name": name, "entityName": ENTITY, "createdAt": _CREATED, "isBenchmark": False,
+                           "user": None}, "cursor": name} for name in found]  # fmt: skip
+        return {"models": {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}}
+
+    def _ProjectViews(self, given: dict[str, Any]) -> Any:
+        return self._views(given, "runs")
+
+    def _DashboardView(self, given: dict[str, Any]) -> Any:
+        return self._views(given, "project-view", given["name"])
+
+    def _views(self, given: dict[str, Any], kind: str, name: str = "") -> Any:
+        if not any(project == given["project"] for project, _ in self.runs):
+            return {"project": None}
+        mine = [
+            view for view in self.views.values() if view["type"] == kind and view["project"]["name"] == given["project"]
+        ]
+        nodes = [view for view in mine if not name or view["name"] == name]
+        edges = [{"node": view, "cursor": view["id"]} for view in nodes]
+        return {"project": {"allViews": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}}
+
+    def _upsertView(self, given: dict[str, Any]) -> Any:
+        identity = given.get("id") or base64.b64encode(f"View:{next(self.numbers)}".encode()).decode()
+        inserted = identity not in self.views
+        project = {"id": "UHJvamVjdDox", "name": given["projectName"], "entityName": given["entityName"]}
+        told = {key: given.get(key) for key in ("name", "displayName", "type", "description", "spec")}
+        self.views[identity] = {"id": identity, "project": project, "user": None, "updatedAt": _CREATED,
+                                "createdAt": _CREATED, **told}  # fmt: skip
+        return {"upsertView": {"view": self.views[identity], "inserted": inserted}}
+
+    _UpsertView2 = _upsertView
 
     # --- media and artifacts ------------------------------------------------------------------------------------------
 

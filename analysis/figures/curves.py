@@ -13,7 +13,7 @@ from analysis.figures.style import PRIOR_NAMES, colours, left_out, plain
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
 from analysis.tables.results import number
-from bll_sweeps.store.metrics import TRAINING
+from bll_sweeps.store import metrics
 from bll_sweeps.store.regions import region
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FEW = 12  # logged steps that are drawn as marks
 _NAMED = 8  # of the trainings without a curve
-CURVES = {key: TRAINING[key].title for key in ("nll", "mean_p", "kept_fraction")}
+CURVES = {key: metrics.TRAINING[key].title for key in metrics.CURVES}
 
 
 def curve_rows(results: Results, cells: pd.DataFrame, prior: Prior) -> pd.DataFrame:

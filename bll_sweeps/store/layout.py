@@ -20,6 +20,7 @@
   code/<digest>-<uid>/            a snapshot of the code that a user's SLURM jobs run from
   published/<server>/<job>.json   what `bll publish` has brought to a W&B server and project
   reports/<sweep>/                figures, tables, report.html
+  dashboards/<sweep>/             workspace.json, report.json: W&B dashboards as `bll dashboard --dry-run` writes them
   cache/analysis/<sweep>/<key>/   what the analysis read, as Parquet; may be removed at any time
   trash/                          what is being removed
 """
@@ -171,6 +172,21 @@ class SweepFiles:
     def unsubmitted(self, number: int) -> Path:
         """There when SLURM refused some of the launch's jobs: workers that finish try again."""
         return self.folder / f"launch.{number}.unsubmitted"
+
+
+@dataclass(frozen=True)
+class DashboardFiles:
+    """What W&B would be sent: a workspace and a report."""
+
+    folder: Path
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "workspace.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.json"
 
 
 @dataclass(frozen=True)
@@ -333,6 +349,9 @@ class Layout:
 
     def report(self, sweep: str) -> Path:
         return self.reports / sweep
+
+    def dashboard(self, sweep: str) -> DashboardFiles:
+        return DashboardFiles(self.root / "dashboards" / sweep)
 
 
 def numbered(folder: Path, stem: str, suffix: str = "") -> list[int]:

@@ -35,6 +35,7 @@ TRAINING = _by_key(
     Metric("p_q75", "p, quantile .75", 1.0),
     Metric("p_q95", "p, quantile .95", 1.0),
 )
+CURVES = ("nll", "mean_p", "kept_fraction")  # what tells most, in the order in which it is shown
 TIMING = _by_key(Metric("tokens_per_s", "supervised tokens per second"), Metric("elapsed_s", "seconds of this attempt"))
 # A decoding's metrics of an evaluation.
 SCORES = _by_key(

@@ -21,6 +21,7 @@ TABLE_QUESTIONS = 50  # of a benchmark's table: its first ones, with the first a
 TABLE_CHARACTERS = 2000  # of a text in it
 CELLS = "cells.json"  # in the artifact of an evaluation: what `cells` gives
 MODEL = "model"  # the output that stays where it is: gigabytes
+_TAGGED = ("objective", "backbone", "domain", "benchmark")
 _COLUMNS = ["question", "prompt", "gold", "answer", "taken for the answer", "found by", "score"]
 
 
@@ -58,10 +59,10 @@ class Identity:
 def identity(layout: Layout, spec: Spec) -> Identity:
     """Of the job, with the sweeps that contain it now and the region of its prior strength, where that is known."""
     labels = spec.labels
-    tags = [f"{key}:{value}" for key, value in labels.items() if key not in ("sweep", "sweeps", "recipe", "seed")]
-    tags += [f"sweep:{name}" for name in labels.get("sweeps", [])]
+    tags = [names.tag(axis, labels[axis]) for axis in _TAGGED if axis in labels]
+    tags += [names.tag("sweep", name) for name in labels.get("sweeps", [])]
     if place := _place(layout, spec):
-        tags.append(f"region:{place[names.REGION]}")
+        tags.append(names.tag("region", place[names.REGION]))
     parts = [labels[key] for key in ("objective", "backbone", "domain", "benchmark", "seed") if key in labels]
     title = " ".join(map(str, [spec.job.kind, *parts])) if parts else spec.job.id
     return Identity(
@@ -70,7 +71,7 @@ def identity(layout: Layout, spec: Spec) -> Identity:
         title,
         spec.plain(),
         str(labels.get("sweep", "")),
-        sorted({tag[:64] for tag in tags}),  # wandb refuses longer ones
+        sorted(set(tags)),
     )
 
 

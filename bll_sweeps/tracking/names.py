@@ -17,12 +17,23 @@ AXES = {"step": STEP, "tokens": TOKENS}
 SCORE, SCORE_STDERR, QUESTIONS = "eval/score", "eval/stderr", "eval/questions"
 PRIOR_STRENGTH, REGION = "continuum/prior_strength", "continuum/region"
 HISTOGRAMS = {"as_trained": "prior/p", "clean": "prior/p_clean"}  # of p of the target tokens under the base model
+OBJECTIVE, BACKBONE, BENCHMARK = "labels.objective", "labels.backbone", "labels.benchmark"  # of a run's configuration
 RECORD = "record"  # type and alias of the artifact that holds a job's record and its small outputs
 
 
 def curve(key: str) -> str:
     """Of a field of a row of metrics.jsonl or timing.jsonl: nll -> train/nll, step -> trainer/global_step."""
     return AXES.get(key) or (key if "/" in key else f"{'perf' if key in TIMING else 'train'}/{key}")
+
+
+def tag(axis: str, value: str) -> str:
+    """Of a run, by which it is found: sweep:lab, region:MS."""
+    return f"{axis}:{value}"[:64]  # wandb refuses longer ones
+
+
+def score(benchmark: str, decoding: str, metric: str = "mean") -> str:
+    """A metric of one decoding of an evaluation: lab-spell/sampled/mean."""
+    return f"{benchmark}/{decoding}/{metric}"
 
 
 def table(benchmark: str) -> str:

@@ -7,6 +7,7 @@ goes on from the row that it lacks (session.py).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bll_sweeps.errors import StoreError, UsageError
+from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.grid.spec import Spec, read_spec
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import Record, read_json_if, read_record, write_json
@@ -36,6 +38,15 @@ class Target:
     def key(self, base_url: str) -> str:
         """Names the server and project in the ledger."""
         return hashlib.sha256(f"{base_url.rstrip('/')}\n{self.entity}\n{self.project}".encode()).hexdigest()[:16]
+
+
+def target_of(layout: Layout, job_ids: Iterable[str]) -> Target:
+    """Where the jobs log to, by the first of them whose spec can be read."""
+    for job_id in job_ids:
+        with contextlib.suppress(StoreError):
+            own = read_spec(layout.job(job_id)).tracker
+            return Target(own.project, own.entity)
+    return Target(Tracker.project)
 
 
 @dataclass(frozen=True)
