@@ -5,12 +5,18 @@ With BLL_TEST_WANDB_PROJECT=ENTITY/PROJECT (and a key) the round trip is made wi
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -24,11 +30,11 @@ from wandb_server import KEY, WandbServer
 from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import Record, read_record, withdraw
-from bll_sweeps.tracking import dashboard, names, panels
+from bll_sweeps.tracking import dashboard, names, panels, watch
 from bll_sweeps.tracking.content import rows
 
 pytestmark = pytest.mark.slow
-SWEEP = ["sweep=smoke", "recipe.steps=120", "execution.checkpoint_every_steps=10", "execution.log_every_steps=5"]
+SWEEP = ["sweep=smoke", "recipe.steps=600", "execution.checkpoint_every_steps=20", "execution.log_every_steps=5"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -138,12 +144,12 @@ def test_each_finished_job_is_one_run_with_its_rows_scores_and_place(store: Path
 
 def test_a_second_publish_asks_the_server_for_nothing_but_who_it_is(store: Path, server: WandbServer) -> None:
     assert call(store, "publish", env=server.environment()).returncode == 0
-    before = {name: (run.starts, len(run.rows())) for (_, name), run in server.runs.items()}
+    before = {name: len(run.rows()) for (_, name), run in server.runs.items()}
     server.asked.clear()
     done = call(store, "publish", env=server.environment())
     assert done.stdout == "0 jobs published, 7 there already, 0 not finished\n"
     assert set(server.asked) <= {"GetDefaultEntity", "Viewer", "ServerFeaturesQuery"}
-    assert {name: (run.starts, len(run.rows())) for (_, name), run in server.runs.items()} == before
+    assert {name: len(run.rows()) for (_, name), run in server.runs.items()} == before
 
 
 @pytest.mark.parametrize("posts", [1, 4, 9])
@@ -341,37 +347,32 @@ def unfinished(store: Path) -> JobFiles:
 
 
 def test_a_training_that_is_killed_twice_online_is_one_clean_run(store: Path, server: WandbServer) -> None:
-    job = unfinished(store)
-    environment = server.environment() | {"WANDB_MODE": "online"}
-    for attempt, least in ((1, 3), (2, 10)):
-        process = start(store, "run", job.id, env=environment)
+    before = {record.job.id for record in records(store)}
+    # The client sends what it has every 15 s; such a training is done in little more.
+    environment = server.environment() | {"WANDB_MODE": "online", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+    longer = [*SWEEP, "objective=nll", "recipe.steps=4000"]
+    for attempt in (1, 2):
+        process = start(store, "launch", *longer, env=environment)
         deadline = time.monotonic() + 120
-        while not enough_rows(server, job.id, least):
+        had = max([0, *(len(run.rows()) for run in server.runs.values())])
+        while not any(server.begun[run.name] == attempt and len(run.rows()) > had for run in server.runs.values()):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-            time.sleep(0.02)
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        assert len(job.attempts()) == attempt
-    done = call(store, "run", job.id, env=environment)
+        ((_, training),) = server.runs
+        job = Layout(store).job(training)
+        assert training not in before and len(job.attempts()) == attempt and not job.done.exists()
+    done = call(store, "launch", *longer, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    run = server.run(job.id)
-    assert run.starts == 3
-    only = {key: run for key, run in server.runs.items() if key[1] == job.id}
-    assert len(only) == 1
-    record = read_record(job)
-    assert record is not None
-    served = [row for row in run.rows() if names.STEP in row]
-    expected = [row["step"] for row in rows(record.attempt)]
-    assert [row[names.STEP] for row in served] == expected
-    assert [row["train/nll"] for row in served] == [row["nll"] for row in rows(record.attempt)]
+    run, record = server.run(training), read_record(job)
+    assert record is not None and server.begun[training] == 3
+    served, told = [row for row in run.rows() if names.STEP in row], rows(record.attempt)
+    assert [row[names.STEP] for row in served] == [row["step"] for row in told]
+    assert [row["train/nll"] for row in served] == [row["nll"] for row in told]
     assert (run.state, run.summary()["final/nll"]) == ("finished", record.result["final"]["nll"])
-    assert call(store, "publish", env=server.environment()).returncode == 0  # it finds it as it should be
-    assert [row[names.STEP] for row in server.run(job.id).rows() if names.STEP in row] == expected
-
-
-def enough_rows(server: WandbServer, job_id: str, least: int) -> bool:
-    run = server.runs.get(("bll-sweeps", job_id))
-    return run is not None and len(run.rows()) >= least
+    assert call(store, "publish", env=server.environment()).returncode == 0  # it finds that run as it should be
+    assert [row for row in server.run(training).rows() if names.STEP in row] == served
 
 
 def test_a_training_that_is_killed_twice_offline_is_published_as_one_clean_run(
@@ -450,6 +451,50 @@ def test_the_key_is_in_no_file_and_no_message(store: Path, server: WandbServer, 
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(files) > 50
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+# --- the terminal viewer ----------------------------------------------------------------------------------------------
+
+
+def test_the_viewer_shows_the_last_run_of_each_job_and_leaves_nothing_behind(finished: Path) -> None:
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 150, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bll_sweeps.cli", "watch"],
+        env=os.environ | {"BLL_RUNS": str(finished), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    deadline = time.monotonic() + 60
+    while b"1-7 of 7" not in shown and b"7 items" not in shown:
+        assert process.poll() is None and time.monotonic() < deadline, shown[-2000:]
+        if select.select([controller], [], [], 0.2)[0]:
+            shown += os.read(controller, 65536)
+    os.write(controller, b"q")
+    while process.poll() is None and time.monotonic() < deadline:
+        if select.select([controller], [], [], 0.2)[0]:
+            with contextlib.suppress(OSError):
+                os.read(controller, 65536)
+    assert process.returncode == 0
+    os.close(controller)
+
+
+def test_the_viewer_needs_a_terminal_and_runs(finished: Path) -> None:
+    done = call(finished, "watch")
+    assert done.returncode == 2 and "needs a terminal" in done.stderr
+
+
+def test_runs_that_start_meanwhile_are_linked_too(store: Path, tmp_path: Path) -> None:
+    jobs = [record.job.id for record in records(store)]
+    folder = tmp_path / "links"
+    folder.mkdir()
+    watch.link(Layout(store), jobs[:3], folder)
+    first = {path.name: path.readlink() for path in folder.iterdir()}
+    watch.link(Layout(store), jobs, folder)
+    links = {path.name: path.readlink() for path in folder.iterdir()}
+    assert len(first) == 3 and len(links) == 7 and first.items() <= links.items()
+    assert all(list(target.glob("*.wandb")) for target in links.values())
 
 
 # --- a real server ----------------------------------------------------------------------------------------------------

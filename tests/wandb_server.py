@@ -46,7 +46,6 @@ class ServedRun:
     job_type: str | None = None
     state: str = "running"
     exit_code: int | None = None
-    starts: int = 0  # how often a client began it
     streams: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)  # ids of those it logged
@@ -106,6 +105,7 @@ class WandbServer(ThreadingHTTPServer):
         self.views: dict[str, dict[str, Any]] = {}
         self.storage: dict[str, bytes] = {}
         self.asked: Counter[str] = Counter()  # operations and routes
+        self.begun: Counter[str] = Counter()  # how often a client began a run, by its name
         self.unknown: list[str] = []
         self.faults: Callable[[str, str, str], int | None] = lambda method, path, operation: None
         self.numbers = itertools.count(1)
@@ -184,13 +184,16 @@ class WandbServer(ThreadingHTTPServer):
         for key, own in (("displayName", "display"), ("tags", "tags"), ("groupName", "group"), ("jobType", "job_type")):
             if given.get(key) is not None:
                 setattr(run, own, given[key])
-        if given.get("host") or inserted:
-            run.starts, run.state = run.starts + 1, "running"
+        if inserted:
+            run.state = "running"
         bucket = {**self._node(run), "project": {"id": "UHJvamVjdDox", "name": run.project, "entity": _entity()}}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def _RunResumeStatus(self, given: dict[str, Any]) -> Any:
+        self.begun[given["name"]] += 1
         run = self.runs.get((given["project"], given["name"]))
+        if run is not None:
+            run.state = "running"
         bucket = None
         if run is not None:
             tails = {name: [json.loads(line) for line in run.streams.get(file, [])[-1:]]

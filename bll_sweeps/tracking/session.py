@@ -77,7 +77,7 @@ class Session:
             symlink=False,
             init_timeout=INIT_TIMEOUT_S,
             finish_timeout=FINISH_TIMEOUT_S,
-            finish_timeout_raises=False,
+            finish_timeout_raises=True,  # else rows that were not sent would be lost in silence
             disable_git=True,  # a remote's address may hold a token
             disable_code=True,
             x_save_requirements=False,  # versions are in the attempt's provenance

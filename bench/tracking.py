@@ -1,0 +1,229 @@
+"""How long it takes to bring a store to W&B and back, and what tracking costs a training.
+
+    python -m bench.tracking [--runs 200] [--rows 300] [--repeats 7] [--write]
+
+The server is the tests' stand-in, a process of its own on this machine, so times are those of the client and of such a
+server, without a network. In one run, in this order:
+  publish   a store of finished trainings, by `bll publish`
+  sync      what users do without it: an offline run of the same rows, record and summary for each job, made one after
+            another, which is how jobs make them, then `wandb sync` of all of them
+  pull      what was published, into an empty store; the records are compared
+  overhead  a training of the lab with tracker=off and tracker=offline in turns: seconds in its own loop
+--write: the tables go to bench/results/tracking.md too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from bll_sweeps.grid.cell import TrainJob
+from bll_sweeps.grid.settings import Execution, Tracker
+from bll_sweeps.grid.spec import Spec, spec_text, write_spec
+from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.records import publish as make_done
+from bll_sweeps.store.records import read_record, write_json, write_jsonl, write_record
+from tests.cells import make_cell
+
+TOP = Path(__file__).resolve().parent.parent
+PROJECT = "bll-sweeps"
+
+
+def write_store(root: Path, runs: int, count: int) -> list[str]:
+    """Finished trainings that differ in their seed, and the launch that names them."""
+    layout, made = Layout(root), []
+    train = make_cell().train
+    assert train is not None
+    for seed in range(runs):
+        job = TrainJob(
+            objective=train.objective, backbone=train.backbone, domain=train.domain, recipe=train.recipe, seed=seed
+        )
+        labels = {"objective": "nll", "backbone": train.backbone.name, "domain": train.domain.name, "seed": seed}
+        labels |= {"sweep": "bench", "sweeps": ["bench"]}
+        files = layout.job(job.id)
+        write_spec(files, spec_text(Spec(job, Execution(name="bench"), Tracker(name="offline"), labels)))
+        attempt = files.attempt(1)
+        attempt.folder.mkdir(parents=True)
+        files.claims.mkdir()
+        write_jsonl(attempt.output("metrics.jsonl"), [_row(seed, step) for step in range(10, 10 * count + 1, 10)])
+        times = [{"step": 10 * i, "tokens_per_s": 9000.5 + i, "elapsed_s": 0.5 * i} for i in range(1, count + 1)]
+        write_jsonl(attempt.output("timing.jsonl"), times)
+        write_json(attempt.provenance, {"host": "bench", "seconds": 1.0})
+        write_record(attempt, job.id, {"steps": 10 * count, "final": _row(seed, 10 * count)}, ["metrics.jsonl"])
+        make_done(files, attempt)
+        made.append(job.id)
+    jobs = [{"id": job, "kind": "train", "parents": [], "shape": 0} for job in made]
+    manifest = {"sweep": "bench", "launch": 1, "created_at": "2026-11-29T06:00:00+00:00", "command": ["bll"]}
+    write_json(layout.sweep("bench").manifest(1), {**manifest, "launcher": {}, "shapes": [], "cells": [], "jobs": jobs})
+    return made
+
+
+def _row(seed: int, step: int) -> dict[str, float]:
+    p = 0.9 - 0.8 / (1 + step / (100 + seed))
+    row = {"step": step, "tokens": 512 * step, "nll": 1 - p, "objective": 1 - p, "mean_p": p, "kept_fraction": 1.0}
+    row |= {"grad_norm": 1 / (1 + step), "learning_rate": 1e-3 / step}
+    return row | {f"p_q{q:02}": p * q / 100 for q in (5, 25, 50, 75, 95)}
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bll_sweeps.cli", *arguments]
+
+
+def timed(arguments: list[str], environment: dict[str, str]) -> tuple[float, str]:
+    began = time.perf_counter()
+    done = subprocess.run(arguments, env=environment, cwd=TOP, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{arguments}: {done.stdout}{done.stderr}")
+    return time.perf_counter() - began, done.stdout
+
+
+_OFFLINE = """
+import sys
+from pathlib import Path
+from bll_sweeps.grid.spec import read_spec
+from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.records import read_record
+from bll_sweeps.tracking.content import content, identity, rows, told_besides
+from bll_sweeps.tracking.session import Session, environment, teardown
+layout, out = Layout(Path(sys.argv[1])), Path(sys.argv[2])
+with environment(out):
+    for job_id in sys.argv[3:]:
+        files = layout.job(job_id)
+        spec, record = read_spec(files), read_record(files)
+        session = Session("offline", identity(layout, spec), out, project="synced")
+        for row in rows(record.attempt):
+            session.log(row)
+        session.add(content(layout, spec, record), told_besides(layout, spec))
+        session.finish()
+    teardown()
+"""
+
+
+def round_trip(folder: Path, server: dict[str, str], runs: int, count: int) -> list[str]:
+    root, offline, back = folder / "runs", folder / "offline", folder / "back"
+    jobs = write_store(root, runs, count)
+    environment = os.environ | server | {"BLL_RUNS": str(root), "PYTHONPATH": str(TOP)}
+    publish_s, said = timed(command("publish"), environment)
+    assert said.startswith(f"{runs} jobs published"), said
+    again_s, said = timed(command("publish"), environment)
+    assert said.startswith(f"0 jobs published, {runs} there already"), said
+    create_s, _ = timed([sys.executable, "-c", _OFFLINE, str(root), str(offline), *jobs], environment)
+    folders = [str(path) for path in sorted(offline.glob("wandb/offline-run-*"))]
+    assert len(folders) == runs
+    sync_s, _ = timed([sys.executable, "-m", "wandb", "sync", "-n", "8", *folders], environment)
+    pull_s, said = timed(command("pull", PROJECT, "--root", str(back)), environment)
+    assert said.startswith(f"{runs} jobs pulled"), said
+    for job in jobs:
+        mine, theirs = (read_record(Layout(where).job(job)) for where in (root, back))
+        assert mine is not None and theirs is not None
+        assert mine.attempt.record.read_bytes() == theirs.attempt.record.read_bytes()
+        assert mine.output("metrics.jsonl").read_bytes() == theirs.output("metrics.jsonl").read_bytes()
+    return [
+        f"| what, {runs} runs of {count} rows | seconds | per run (s) |",
+        "|---|---|---|",
+        f"| `bll publish` | {publish_s:.1f} | {publish_s / runs:.2f} |",
+        f"| the same again | {again_s:.1f} | |",
+        f"| offline runs made | {create_s:.1f} | {create_s / runs:.2f} |",
+        f"| `wandb sync -n 8` of them | {sync_s:.1f} | {sync_s / runs:.2f} |",
+        f"| publish / (made + sync) | {publish_s / (create_s + sync_s):.2f} | |",
+        f"| `bll pull` | {pull_s:.1f} | {pull_s / runs:.2f} |",
+        "",
+    ]
+
+
+_TRAIN = [
+    "execution.log_every_steps=10",
+    "recipe.steps=600",
+    "objective=nll",
+    "backbone=lab-tiny",
+    "benchmark=lab-spell",
+]
+
+
+def overhead(folder: Path, repeats: int) -> list[str]:
+    """Seconds that the training loop says it took, with and without."""
+    root = folder / "lab"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment |= {"BLL_RUNS": str(root), "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1"}
+    timed(command("launch", *_TRAIN, "hydra.sweeper.name=overhead"), environment)
+    layout = Layout(root)
+    job = next(path.name for path in sorted(layout.jobs.iterdir()) if path.name.startswith("train"))
+    found: dict[str, list[float]] = {"disabled": [], "offline": []}
+    for i in range(2 * repeats):
+        mode = ("disabled", "offline")[(i + i // 2) % 2]  # AB BA: a drift of the machine strikes both
+        files = layout.job(job)
+        for attempt in files.attempts():
+            shutil.rmtree(attempt.folder)
+        shutil.rmtree(files.claims)
+        files.done.unlink()
+        timed(command("run", job), environment | {"WANDB_MODE": mode})
+        record = read_record(files)
+        assert record is not None
+        lines = record.attempt.output("timing.jsonl").read_text().splitlines()
+        first, last = json.loads(lines[0]), json.loads(lines[-1])
+        found[mode].append((last["elapsed_s"] - first["elapsed_s"]) / (last["step"] - first["step"]))
+    off, on = (statistics.median(found[mode]) for mode in ("disabled", "offline"))
+    best = [min(found[mode]) for mode in ("disabled", "offline")]
+    ratios = sorted(b / a for a, b in zip(found["disabled"], found["offline"], strict=True))
+    return [
+        f"| step of a lab training, {repeats} in turns | tracker=off | tracker=offline | ratio |",
+        "|---|---|---|---|",
+        f"| median, ms | {1000 * off:.2f} | {1000 * on:.2f} | {on / off:.3f} |",
+        f"| fastest, ms | {1000 * best[0]:.2f} | {1000 * best[1]:.2f} | {best[1] / best[0]:.3f} |",
+        f"| median of the ratios of neighbours | | | {statistics.median(ratios):.3f} |",
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--parts", nargs="*", default=["round-trip", "overhead"])
+    parser.add_argument("--write", action="store_true", help="write bench/results/tracking.md")
+    options = parser.parse_args()
+    lines = [
+        f"# Tracking, {datetime.now(UTC).date()}",
+        "",
+        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, wandb {version('wandb')}; "
+        f"load average {os.getloadavg()[0]:.1f} when it began. `python -m bench.tracking --runs {options.runs} --rows "
+        f"{options.rows} --repeats {options.repeats}`, against the tests' stand-in server.",
+        "",
+    ]
+    print("\n".join(lines))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "round-trip" in options.parts:
+            served = subprocess.Popen(
+                [sys.executable, "-m", "tests.wandb_server"], cwd=TOP, stdout=subprocess.PIPE, text=True
+            )
+            assert served.stdout is not None
+            try:
+                lines += round_trip(folder, json.loads(served.stdout.readline()), options.runs, options.rows)
+            finally:
+                served.kill()
+            print("\n".join(lines[-9:]))
+        if "overhead" in options.parts:
+            lines += overhead(folder, options.repeats)
+            print("\n".join(lines[-6:]))
+    if options.write:
+        (Path(__file__).parent / "results" / "tracking.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
