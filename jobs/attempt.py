@@ -33,7 +33,7 @@ from bll_sweeps.store.claims import Claim
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import fsync_folder, publish, read_record, write_json, write_record
 from bll_sweeps.tracking import Run
-from bll_sweeps.tracking.content import Content, content, identity, told_besides
+from bll_sweeps.tracking.content import Content, content, identity, sweeps_of, told_besides
 from bll_sweeps.training.ranks import SINGLE, PeerLost, Ranks
 from jobs import RUN, Result
 from jobs.context import JobContext
@@ -120,7 +120,10 @@ def _lead(context: JobContext, claim: Claim) -> None:
 def _mirrored(context: JobContext) -> Iterator[Run]:
     """The job's run on W&B; closed as failed if the block raises. What goes wrong with it never reaches the job."""
     spec = context.spec
-    context.mirror = tracking.open_tracker(spec.tracker, identity(context.layout, spec), context.attempt.wandb)
+    try:
+        context.mirror = tracking.open_tracker(spec.tracker, identity(context.layout, spec), context.attempt.wandb)
+    except Exception:
+        log.warning("the job is not mirrored on W&B; it goes on", exc_info=True)
     try:
         yield context.mirror
     except BaseException:
@@ -130,9 +133,11 @@ def _mirrored(context: JobContext) -> Iterator[Run]:
 
 
 def _finished(context: JobContext) -> tuple[Content, dict[str, Any]]:
-    record = read_record(context.layout.job(context.spec.job.id))
+    spec = context.spec
+    record = read_record(context.layout.job(spec.job.id))
     assert record is not None
-    return content(context.layout, context.spec, record), told_besides(context.layout, context.spec)
+    sweeps = sweeps_of(context.layout, spec.labels.get("sweeps", []))
+    return content(context.layout, spec, record), told_besides(spec.job.id, sweeps)
 
 
 @contextmanager

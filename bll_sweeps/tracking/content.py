@@ -4,7 +4,7 @@ was live, one that was resumed and one that was published later end alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from bll_sweeps.tracking import names
 
 TABLE_QUESTIONS = 50  # of a benchmark's table: its first ones, with the first answer to each
 TABLE_CHARACTERS = 2000  # of a text in it
-CELLS = "cells.json"  # in the artifact of an evaluation: what `cells` gives
+CELLS = "cells.json"  # in the artifact of an evaluation: its cells
 MODEL = "model"  # the output that stays where it is: gigabytes
 _TAGGED = ("objective", "backbone", "domain", "benchmark")
 _COLUMNS = ["question", "prompt", "gold", "answer", "taken for the answer", "found by", "score"]
@@ -56,11 +56,36 @@ class Identity:
     tags: list[str]
 
 
-def identity(layout: Layout, spec: Spec) -> Identity:
-    """Of the job, with the sweeps that contain it now and the region of its prior strength, where that is known."""
+@dataclass(frozen=True)
+class Sweeps:
+    """What sweeps' last launches have: names of the sweeps by job; of each evaluation its cells, by sweep and place in
+    it, as manifests tell them. A job that is done is taken in by a later sweep without a word in its spec.
+    """
+
+    of: dict[str, list[str]] = field(default_factory=dict)
+    cells: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+
+def sweeps_of(layout: Layout, only: Iterable[str] | None = None) -> Sweeps:
+    """Of all sweeps, or of these."""
+    out = Sweeps()
+    for name in layout.sweeps() if only is None else only:
+        launches = layout.sweep(name).launches()
+        manifest = read_json_if(layout.sweep(name).manifest(launches[-1])) if launches else None
+        for job in manifest["jobs"] if manifest else []:
+            out.of.setdefault(job["id"], []).append(name)
+        for i, cell in enumerate(manifest["cells"] if manifest else []):
+            out.cells.setdefault(cell["jobs"]["evaluate"], {}).setdefault(name, {})[str(i)] = cell
+    return out
+
+
+def identity(layout: Layout, spec: Spec, sweeps: Sequence[str] = ()) -> Identity:
+    """Of the job, with the sweeps that its spec names, those of `sweeps`, and the region of its prior strength, where
+    that is known.
+    """
     labels = spec.labels
     tags = [names.tag(axis, labels[axis]) for axis in _TAGGED if axis in labels]
-    tags += [names.tag("sweep", name) for name in labels.get("sweeps", [])]
+    tags += [names.tag("sweep", name) for name in (*labels.get("sweeps", []), *sweeps)]
     if place := _place(layout, spec):
         tags.append(names.tag("region", place[names.REGION]))
     parts = [labels[key] for key in ("objective", "backbone", "domain", "benchmark", "seed") if key in labels]
@@ -96,22 +121,9 @@ def rows(attempt: Attempt) -> list[dict[str, Any]]:
     return [times.get(row["step"], {}) | row for row in read_jsonl(metrics)]
 
 
-def cells(layout: Layout, spec: Spec) -> dict[str, dict[str, Any]]:
-    """The cells that the job is the evaluation of, by sweep and place in it: what a launch's manifest tells of them."""
-    out = {}
-    for sweep in spec.labels.get("sweeps", []) if isinstance(spec.job, EvaluateJob) else []:
-        files = layout.sweep(sweep)
-        launches = files.launches()
-        manifest = read_json_if(files.manifest(launches[-1])) if launches else None
-        every = enumerate((manifest or {}).get("cells", []))
-        if mine := {str(i): cell for i, cell in every if cell["jobs"]["evaluate"] == spec.job.id}:
-            out[sweep] = mine
-    return out
-
-
-def told_besides(layout: Layout, spec: Spec) -> dict[str, Any]:
+def told_besides(job_id: str, sweeps: Sweeps) -> dict[str, Any]:
     """What the artifact tells besides files, by its name there."""
-    found = cells(layout, spec)
+    found = sweeps.cells.get(job_id)
     return {CELLS: found} if found else {}
 
 

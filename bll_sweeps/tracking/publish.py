@@ -21,7 +21,15 @@ from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.grid.spec import Spec, read_spec
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import Record, read_json_if, read_record, write_json
-from bll_sweeps.tracking.content import Content, Identity, cells, content, identity, rows, told_besides
+from bll_sweeps.tracking.content import (
+    Content,
+    Sweeps,
+    content,
+    identity,
+    rows,
+    sweeps_of,
+    told_besides,
+)
 
 VERSION = 1  # of what a published run holds; another one publishes all of them again
 AT_ONCE = 8
@@ -91,13 +99,14 @@ def publish(
     out = Published()
     with service() as folder:
         target, server = reachable(target)
-        work = list(_work(layout, job_ids, server, live, again, out))
+        sweeps = sweeps_of(layout)
+        work = list(_work(layout, job_ids, sweeps, server, live, again, out))
         done = itertools.count(1)
         for i in range(0, len(work), _PAGE):
             part = work[i : i + _PAGE]
             counts: dict[str, int] = {}
             with ThreadPoolExecutor(at_once) as threads:
-                futures = {threads.submit(_bring, layout, item, target, folder): item for item in part}
+                futures = {threads.submit(_bring, layout, item, sweeps, target, folder): item for item in part}
                 for future in as_completed(futures):
                     item = futures[future]
                     try:
@@ -126,7 +135,7 @@ def reachable(target: Target) -> tuple[Target, str]:
 
 
 def _work(
-    layout: Layout, job_ids: Iterable[str], server: str, live: bool, again: bool, out: Published
+    layout: Layout, job_ids: Iterable[str], sweeps: Sweeps, server: str, live: bool, again: bool, out: Published
 ) -> Iterator[Item]:
     """What is to be brought; counts the rest."""
     for job_id in dict.fromkeys(job_ids):
@@ -142,7 +151,7 @@ def _work(
                 yield Item(job_id, spec, None, attempt, "")
                 out.unfinished += 1
                 continue
-            digest = _digest(layout, spec, record)
+            digest = _digest(layout, spec, record, sweeps)
             known = read_json_if(layout.published(server, job_id))
             if known and known["digest"] == digest and not again:
                 out.known += 1
@@ -152,18 +161,18 @@ def _work(
             out.problems[job_id] = str(error)
 
 
-def _digest(layout: Layout, spec: Spec, record: Record) -> str:
+def _digest(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> str:
     """Of all that a run follows from."""
-    mine = identity(layout, spec)
-    told = [VERSION, mine.tags, mine.group, spec.plain(), record.outputs, record.result, cells(layout, spec)]
+    mine = identity(layout, spec, sweeps.of.get(spec.job.id, []))
+    told = [VERSION, mine.tags, mine.group, spec.plain(), record.outputs, record.result, sweeps.cells.get(spec.job.id)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _bring(layout: Layout, item: Item, target: Target, folder: Path) -> tuple[int, str]:
+def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: Path) -> tuple[int, str]:
     """The number of rows that the run has now, and its address."""
     from bll_sweeps.tracking.session import Session
 
-    own: Identity = identity(layout, item.spec)
+    own = identity(layout, item.spec, sweeps.of.get(item.job_id, []))
     told = rows(item.attempt)
     rest = content(layout, item.spec, item.record) if item.record else Content()
     session = Session(
@@ -172,7 +181,7 @@ def _bring(layout: Layout, item: Item, target: Target, folder: Path) -> tuple[in
     for row in told:
         session.log(row)
     if item.record:
-        session.add(rest, told_besides(layout, item.spec), model=item.spec.tracker.checkpoints)
+        session.add(rest, told_besides(item.job_id, sweeps), model=item.spec.tracker.checkpoints)
     session.finish()
     return session.count, session.url or ""
 

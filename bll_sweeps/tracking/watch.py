@@ -6,7 +6,6 @@ that start meanwhile are added.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from bll_sweeps.errors import UsageError
 from bll_sweeps.store.layout import Layout
+from bll_sweeps.tracking.session import environment
 
 EVERY_S = 5.0
 
@@ -38,7 +38,7 @@ def watch(layout: Layout, job_ids: Sequence[str]) -> int:
         raise UsageError("`bll watch` needs a terminal; `bll status --json` and `bll results --csv` do not")
     if not run_folders(layout, job_ids):
         raise UsageError("no job of it has a run of wandb's on this disk: it was launched with tracker=off")
-    with tempfile.TemporaryDirectory(prefix="bll-watch-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bll-watch-") as folder, environment(Path(folder)):
         runs = Path(folder) / "wandb"
         runs.mkdir()
         link(layout, job_ids, runs)
@@ -51,7 +51,7 @@ def watch(layout: Layout, job_ids: Sequence[str]) -> int:
         threading.Thread(target=refresh, name="links", daemon=True).start()
         command = [sys.executable, "-m", "wandb", "leet", str(runs)]
         try:
-            return subprocess.run(command, check=False, env=os.environ | {"WANDB_ERROR_REPORTING": "false"}).returncode
+            return subprocess.run(command, check=False).returncode
         finally:
             left.set()
 
