@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from bll_sweeps.tracking.content import (
 VERSION = 1  # of what a published run holds; another one publishes all of them again
 AT_ONCE = 8
 _PAGE = 200  # runs asked for in one request
+_LOOK_AGAIN_S = (1.0, 2.0, 4.0)  # a server may take a moment to count what it was sent
 
 
 @dataclass(frozen=True)
@@ -190,22 +192,39 @@ def _confirm(
     layout: Layout, items: Sequence[Item], counts: dict[str, int], target: Target, server: str, out: Published
 ) -> None:
     """Writes the ledger for what the server says it has, whole; the rest is a problem."""
+    left = list(items)
+    for wait_s in (0.0, *_LOOK_AGAIN_S):
+        if not left:
+            return
+        time.sleep(wait_s)
+        there = _on_server(left, target)
+        whole = {item.job_id for item in left if _is_whole(item, there, counts)}
+        for item in left:
+            if item.job_id in whole and item.record:
+                told = {"digest": item.digest, "rows": counts[item.job_id]}
+                write_json(layout.published(server, item.job_id), told)
+                out.new += 1
+        left = [item for item in left if item.job_id not in whole]
+    for item in left:
+        state, lines = there.get(item.job_id, ("missing", 0))
+        problem = f"the server has it as {state} with {lines} of {counts[item.job_id]} rows"
+        # As when an earlier attempt was logged at other steps.
+        remedy = "give another --project" if lines > counts[item.job_id] else "publish it again"
+        out.problems[item.job_id] = f"{problem}; {remedy}"
+
+
+def _on_server(items: Sequence[Item], target: Target) -> dict[str, tuple[str, int]]:
+    """State and number of rows of the items' runs that the server has."""
     import wandb
 
-    if not items:
-        return
     named = {"name": {"$in": [item.job_id for item in items]}}
     found = wandb.Api(timeout=60).runs(f"{target.entity}/{target.project}", filters=named, per_page=_PAGE, lazy=True)
-    there = {run.id: (run.state, run.historyLineCount) for run in found}
-    for item in items:
-        state, lines = there.get(item.job_id, ("missing", 0))
-        if lines != counts[item.job_id] or (item.record and state != "finished"):
-            out.problems[item.job_id] = (
-                f"the server has it as {state} with {lines} of {counts[item.job_id]} rows; publish it again"
-            )
-        elif item.record:
-            write_json(layout.published(server, item.job_id), {"digest": item.digest, "rows": lines})
-            out.new += 1
+    return {run.id: (run.state, run.historyLineCount) for run in found}
+
+
+def _is_whole(item: Item, there: dict[str, tuple[str, int]], counts: dict[str, int]) -> bool:
+    state, lines = there.get(item.job_id, ("missing", 0))
+    return lines == counts[item.job_id] and (item.record is None or state == "finished")
 
 
 def _described(error: Exception) -> str:
