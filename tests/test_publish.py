@@ -142,6 +142,7 @@ def test_each_finished_job_is_one_run_with_its_rows_scores_and_place(store: Path
     assert table["nrows"] == min(50, evaluation.result["metrics"]["sampled"]["questions"])
     histogram = server.run(prior.job.id).summary()["prior/p"]
     assert histogram["values"] == prior.result["as_trained"]["histogram"]
+    assert all("wandb-events.jsonl" not in run.streams for run in server.runs.values())  # the load of this machine
     kept = {artifact.sequence for artifact in server.artifacts.values() if artifact.type == names.RECORD}
     assert kept == {f"record-{record.job.id}" for record in records(store)}
 

@@ -178,7 +178,13 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
     told = rows(item.attempt)
     rest = content(layout, item.spec, item.record) if item.record else Content()
     session = Session(
-        "online", own, folder / item.job_id, project=target.project, entity=target.entity, ends=item.record is not None
+        "online",
+        own,
+        folder / item.job_id,
+        project=target.project,
+        entity=target.entity,
+        ends=item.record is not None,
+        runs_here=False,
     )
     for row in told:
         session.log(row)

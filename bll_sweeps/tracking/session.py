@@ -64,8 +64,11 @@ class Session:
         project: str,
         entity: str = "",
         ends: bool = True,
+        runs_here: bool = True,
     ):
-        """ends: whether `finish` ends the run for the server too, and not only this part of it."""
+        """ends: whether `finish` ends the run for the server too, and not only this part of it. runs_here: whether this
+        process is the job, so that its machine and load belong to the run.
+        """
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +86,9 @@ class Session:
             x_save_requirements=False,  # versions are in the attempt's provenance
             x_stats_pid=os.getpid(),  # the default is that of the process that imported wandb
             x_update_finish_state=ends,
+            x_disable_stats=not runs_here,
+            x_disable_machine_info=not runs_here,
+            x_disable_meta=not runs_here,
         )
         self._run = wandb.init(
             settings=settings,
