@@ -5,8 +5,10 @@ With BLL_TEST_WANDB_PROJECT=ENTITY/PROJECT (and a key) the round trip is made wi
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pty
@@ -31,7 +33,7 @@ from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import JobFiles, Layout
-from bll_sweeps.store.records import Record, read_record, withdraw
+from bll_sweeps.store.records import Record, read_record, withdraw, write_record
 from bll_sweeps.tracking import dashboard, names, open_tracker, panels, watch
 from bll_sweeps.tracking.content import content, identity, rows
 
@@ -200,6 +202,29 @@ def test_rows_that_the_server_lost_are_named_and_brought_again(store: Path, serv
     assert_complete(server, store)
 
 
+def test_rows_of_another_result_are_not_taken_for_the_jobs_own(store: Path, server: WandbServer) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    record = record_of(store, "train")
+    metrics = record.attempt.output("metrics.jsonl")
+    metrics.write_text(metrics.read_text().replace('"nll": 0', '"nll": 1', 1))
+    write_record(record.attempt, record.job.id, record.result, ["metrics.jsonl", "model"])
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 1
+    assert f"{record.job.id}: StoreError: the server has rows of another result" in done.stderr
+    assert call(store, "publish", "--project", "fresh", env=server.environment()).returncode == 0
+    assert server.run(record.job.id, "fresh").rows()[0]["train/nll"] == rows(record.attempt)[0]["nll"]
+
+
+def test_a_server_that_cannot_tell_what_it_has_confirms_nothing(store: Path, server: WandbServer) -> None:
+    server.faults = lambda method, path, operation: 403 if operation == "Runs" else None
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("does not tell what it has") == 7
+    server.faults = lambda method, path, operation: None
+    assert call(store, "publish", env=server.environment()).stdout.startswith("7 jobs published")
+    assert_complete(server, store)
+
+
 def test_a_busy_server_is_asked_again(store: Path, server: WandbServer) -> None:
     turn = iter(range(10**6))
     server.faults = lambda method, path, operation: 429 if next(turn) % 4 == 3 else None
@@ -251,14 +276,12 @@ def test_only_finished_jobs_are_published_unless_live_ones_are_asked_for(store: 
     assert (run.state, len(run.rows())) == ("running", told)
 
 
-@pytest.mark.parametrize(
-    ("environment", "says"),
-    [({}, "No API key"), ({"WANDB_API_KEY": "f" * 40}, "401")],
-)
+@pytest.mark.parametrize("entity", [[], ["--entity", "group"]])
+@pytest.mark.parametrize("environment", [{}, {"WANDB_API_KEY": "f" * 40}])
 def test_no_key_or_a_wrong_one_is_a_clear_error(
-    environment: dict[str, str], says: str, store: Path, server: WandbServer
+    environment: dict[str, str], entity: list[str], store: Path, server: WandbServer
 ) -> None:
-    done = call(store, "publish", env={"WANDB_BASE_URL": server.url, **environment})
+    done = call(store, "publish", *entity, env={"WANDB_BASE_URL": server.url, **environment})
     assert done.returncode == 2
     assert "wandb login" in done.stderr and "Traceback" not in done.stderr
     assert "f" * 40 not in done.stdout + done.stderr
@@ -310,6 +333,43 @@ def test_a_damaged_record_on_the_server_is_named_and_the_rest_comes(
     server.storage[key] = server.storage[key].replace(b"nLl", b"nll", 1)
     assert call(other, "pull", "bll-sweeps", env=server.environment()).returncode == 0
     assert call(other, "results").stdout == call(store, "results").stdout
+
+
+def test_a_pull_leaves_a_sweep_of_the_same_name_alone(store: Path, server: WandbServer, tmp_path: Path) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    other = tmp_path / "other"
+    assert call(other, "pull", "bll-sweeps", env=server.environment()).returncode == 0
+    manifest = Layout(other).sweep("smoke").manifest(1)
+    manifest.write_text(manifest.read_text().replace('"pull"', '"launch"'))  # as if it had been launched here
+    for folder in (Layout(other).jobs).glob("evaluate-*"):
+        shutil.rmtree(folder)
+    done = call(other, "pull", "bll-sweeps", env=server.environment())
+    assert done.returncode == 0, done.stderr
+    assert Layout(other).sweeps() == ["smoke", "smoke-pulled"]
+    assert Layout(other).sweep("smoke").launches() == [1]
+    shown = call(other, "results", "smoke-pulled").stdout
+    assert shown == call(store, "results").stdout.replace("sweep smoke,", "sweep smoke-pulled,")
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step-00000010/state.json", "../../escaped.jsonl", "failure.json"])
+def test_a_record_with_files_that_no_job_leaves_is_refused(
+    name: str, store: Path, server: WandbServer, tmp_path: Path
+) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    job = record_of(store, "train").job.id
+    artifact = next(a for a in server.artifacts.values() if a.sequence == f"record-{job}")
+    key = f"artifact/{artifact.id}/record.json"
+    record = json.loads(server.storage[key])
+    record["outputs"][name] = record["outputs"]["metrics.jsonl"]
+    server.storage[key] = json.dumps(record).encode()
+    manifest = json.loads(server.storage[artifact.manifest])
+    digest = base64.b64encode(hashlib.md5(server.storage[key]).digest()).decode()
+    manifest["contents"]["record.json"] |= {"digest": digest, "size": len(server.storage[key])}
+    server.storage[artifact.manifest] = json.dumps(manifest).encode()
+    done = call(tmp_path / "other", "pull", "bll-sweeps", env=server.environment())
+    assert done.returncode == 1
+    assert f"{job}: StoreError: the record names an output {name!r}, which no job leaves" in done.stderr
+    assert not list(tmp_path.rglob("escaped.jsonl")) and not list((tmp_path / "other").rglob("checkpoints"))
 
 
 def test_an_unknown_project_is_named(server: WandbServer, tmp_path: Path) -> None:
@@ -385,8 +445,10 @@ def test_a_training_that_is_killed_twice_online_is_one_clean_run(store: Path, se
     for attempt in (1, 2):
         process = start(store, "launch", *longer, env=environment)
         deadline = time.monotonic() + 120
-        had = max([0, *(len(run.rows()) for run in server.runs.values())])
-        while not any(server.begun[run.name] == attempt and len(run.rows()) > had for run in server.runs.values()):
+        had = max([0, *(len(run.rows()) for run in list(server.runs.values()))])
+        while not any(
+            server.begun[run.name] == attempt and len(run.rows()) > had for run in list(server.runs.values())
+        ):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
@@ -481,7 +543,8 @@ def test_the_key_is_in_no_file_and_no_message(store: Path, server: WandbServer, 
     said += [call(store, "publish", env=environment), call(tmp_path / "other", "pull", "bll-sweeps", env=environment)]
     server.faults = lambda method, path, operation: 403
     said += [call(store, "publish", "--again", env=environment), call(tmp_path / "b", "pull", "bll", env=environment)]
-    assert [done.returncode for done in said[:4]] == [0, 0, 0, 0]
+    assert [done.returncode for done in said] == [0, 0, 0, 0, 2, 2]
+    assert not [done.stderr for done in said if "Traceback" in done.stderr]
     assert all(KEY not in done.stdout + done.stderr for done in said)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(files) > 50

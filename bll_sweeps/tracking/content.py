@@ -4,6 +4,7 @@ was live, one that was resumed and one that was published later end alike.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,8 @@ def identity(layout: Layout, spec: Spec, sweeps: Sequence[str] = ()) -> Identity
 def content(layout: Layout, spec: Spec, record: Record) -> Content:
     """StoreError where an output is not what the record says."""
     summary = _place(layout, spec) | _results(spec, record.result)
+    if metrics := record.outputs.get("metrics.jsonl"):
+        summary[names.ROWS] = metrics["sha256"]
     files = {name: path for name, path in _small(record) if path.exists()}
     if "model" in record.pruned() or not (record.attempt.output(MODEL)).is_dir():
         model = None
@@ -112,13 +115,20 @@ def content(layout: Layout, spec: Spec, record: Record) -> Content:
 
 
 def rows(attempt: Attempt) -> list[dict[str, Any]]:
-    """What the job has logged: rows of metrics.jsonl with their times, in order. Empty for kinds that log none."""
-    metrics = attempt.output("metrics.jsonl")
-    if not metrics.exists():
+    """What the job has logged: rows of metrics.jsonl with their times, in order. Empty for kinds that log none; a line
+    that is being written is left out.
+    """
+    times = {row["step"]: row for row in _whole_lines(attempt.output("timing.jsonl"))}
+    return [times.get(row["step"], {}) | row for row in _whole_lines(attempt.output("metrics.jsonl"))]
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
         return []
-    timing = attempt.output("timing.jsonl")
-    times = {row["step"]: row for row in (read_jsonl(timing) if timing.exists() else [])}
-    return [times.get(row["step"], {}) | row for row in read_jsonl(metrics)]
+    try:
+        return [json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].split(b"\n") if line.strip()]
+    except ValueError as error:
+        raise StoreError(f"{path} is corrupt ({error}); `bll retry` runs its job again") from None
 
 
 def told_besides(job_id: str, sweeps: Sweeps) -> dict[str, Any]:

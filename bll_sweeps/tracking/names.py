@@ -18,6 +18,7 @@ SCORE, SCORE_STDERR, QUESTIONS = "eval/score", "eval/stderr", "eval/questions"
 PRIOR_STRENGTH, REGION = "continuum/prior_strength", "continuum/region"
 HISTOGRAMS = {"as_trained": "prior/p", "clean": "prior/p_clean"}  # of p of the target tokens under the base model
 OBJECTIVE, BACKBONE, BENCHMARK = "labels.objective", "labels.backbone", "labels.benchmark"  # of a run's configuration
+ROWS = "record/rows"  # digest of the job's rows, by which those of another result are told apart
 RECORD = "record"  # type and alias of the artifact that holds a job's record and its small outputs
 
 

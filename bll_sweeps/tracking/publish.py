@@ -22,6 +22,7 @@ from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.grid.spec import Spec, read_spec
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import Record, read_json_if, read_record, write_json
+from bll_sweeps.tracking import names
 from bll_sweeps.tracking.content import (
     Content,
     Sweeps,
@@ -31,10 +32,12 @@ from bll_sweeps.tracking.content import (
     sweeps_of,
     told_besides,
 )
+from bll_sweeps.tracking.wandb import described
 
 VERSION = 1  # of what a published run holds; another one publishes all of them again
 AT_ONCE = 8
 _PAGE = 200  # runs asked for in one request
+FINISH_TIMEOUT_S = 900  # for what a run still has to send; a job has half a minute
 _LOOK_AGAIN_S = (1.0, 2.0, 4.0)  # a server may take a moment to count what it was sent
 
 
@@ -107,16 +110,19 @@ def publish(
         for i in range(0, len(work), _PAGE):
             part = work[i : i + _PAGE]
             counts: dict[str, int] = {}
-            with ThreadPoolExecutor(at_once) as threads:
+            threads = ThreadPoolExecutor(at_once)
+            try:
                 futures = {threads.submit(_bring, layout, item, sweeps, target, folder): item for item in part}
                 for future in as_completed(futures):
                     item = futures[future]
                     try:
                         counts[item.job_id], out.url = future.result()
                     except Exception as error:  # noqa: BLE001 - wandb raises what it likes; the job is named
-                        out.problems[item.job_id] = _described(error)
+                        out.problems[item.job_id] = described(error)
                     on_job(next(done), len(work))
-            _confirm(layout, [item for item in part if item.job_id in counts], counts, target, server, out)
+            finally:  # Ctrl-C leaves what has not begun, and writes down what is there
+                threads.shutdown(cancel_futures=True)
+                _confirm(layout, [item for item in part if item.job_id in counts], counts, target, server, out)
     return out
 
 
@@ -126,12 +132,13 @@ def reachable(target: Target) -> tuple[Target, str]:
 
     settings = wandb.setup().settings
     try:
-        entity = target.entity or str(wandb.Api(timeout=30).default_entity or "")
-    except (wandb.Error, ValueError) as error:
+        own = str(wandb.Api(timeout=30).default_entity or "")  # asks the server, also where an entity is given
+    except Exception as error:  # noqa: BLE001 - wandb raises what it likes
         raise UsageError(
-            f"W&B at {settings.base_url} cannot be used ({_described(error)}): a key comes from `wandb login` or "
+            f"W&B at {settings.base_url} cannot be used ({described(error)}): a key comes from `wandb login` or "
             "$WANDB_API_KEY, another server from $WANDB_BASE_URL"
         ) from None
+    entity = target.entity or own
     found = Target(target.project, entity)
     return found, found.key(settings.base_url)
 
@@ -143,11 +150,11 @@ def _work(
     for job_id in dict.fromkeys(job_ids):
         files = layout.job(job_id)
         try:
-            record = read_record(files)
-            if record is None and not (live and files.attempts()):
+            record, spec = read_record(files), read_spec(files)
+            # A job that is online itself has its run in hand; two writers would write over each other's rows.
+            if record is None and not (live and files.attempts() and spec.tracker.wandb != "online"):
                 out.unfinished += 1
                 continue
-            spec = read_spec(files)
             attempt = record.attempt if record else files.attempts()[-1]
             if record is None:
                 yield Item(job_id, spec, None, attempt, "")
@@ -185,7 +192,11 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
         entity=target.entity,
         ends=item.record is not None,
         runs_here=False,
+        finish_timeout_s=FINISH_TIMEOUT_S,
     )
+    if item.record and session.had and session.before.get(names.ROWS) not in (None, rest.summary.get(names.ROWS)):
+        session.finish()
+        raise StoreError("the server has rows of another result of this job; give another --project")
     for row in told:
         session.log(row)
     if item.record:
@@ -203,7 +214,11 @@ def _confirm(
         if not left:
             return
         time.sleep(wait_s)
-        there = _on_server(left, target)
+        try:
+            there = _on_server(left, target)
+        except Exception as error:  # noqa: BLE001 - wandb raises what it likes; nothing is confirmed then
+            out.problems |= {item.job_id: f"the server does not tell what it has ({described(error)})" for item in left}
+            return
         whole = {item.job_id for item in left if _is_whole(item, there, counts)}
         for item in left:
             if item.job_id in whole and item.record:
@@ -231,9 +246,3 @@ def _on_server(items: Sequence[Item], target: Target) -> dict[str, tuple[str, in
 def _is_whole(item: Item, there: dict[str, tuple[str, int]], counts: dict[str, int]) -> bool:
     state, lines = there.get(item.job_id, ("missing", 0))
     return lines == counts[item.job_id] and (item.record is None or state == "finished")
-
-
-def _described(error: Exception) -> str:
-    from bll_sweeps.tracking.wandb import described
-
-    return described(error)

@@ -7,21 +7,24 @@ that was published; weights stay where they were trained, and count as pruned. N
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.spec import Spec, parse_spec, read_spec
+from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import (
+    atomic_path,
     check_output,
-    fsync_folder,
     is_done,
+    publish,
     read_json,
     read_json_if,
     write_json,
@@ -30,8 +33,14 @@ from bll_sweeps.store.records import (
 from bll_sweeps.tracking import names
 from bll_sweeps.tracking.content import CELLS, MODEL
 from bll_sweeps.tracking.publish import AT_ONCE, Target, reachable
+from bll_sweeps.tracking.wandb import described
 
 _PAGE = 200  # runs in one request
+# What jobs leave, weights apart: nothing else of a record on the server comes into the store.
+_OUTPUT = re.compile(
+    r"(metrics|sequences|disagreements)\.jsonl|scores\.[\w.-]+\.jsonl|(answers\.[\w.-]+|generations)\.jsonl\.gz"
+)
+_JOB = re.compile(r"(pretrain|prior|train|evaluate)-[0-9a-f]{16}")
 
 
 @dataclass
@@ -68,31 +77,33 @@ def pull(
         target, _ = reachable(target)
         api = wandb.Api(timeout=60)
         wanted, known = _finished(api, layout, target, sweep, out)
-        with ThreadPoolExecutor(at_once) as threads:
+        threads = ThreadPoolExecutor(at_once)
+        try:
             futures = {threads.submit(_fetch, api, layout, target, name, folder): name for name in wanted}
             for done, future in enumerate(as_completed(futures), 1):
                 try:
                     future.result()
                     out.new += 1
                 except Exception as error:  # noqa: BLE001 - wandb raises what it likes; the job is named
-                    out.problems[futures[future]] = f"{type(error).__name__}: {error}"
+                    out.problems[futures[future]] = described(error)
                 on_job(done, len(wanted))
-    _tell(layout, target, [*known, *wanted], out)
+        finally:  # Ctrl-C leaves what has not begun; the next pull goes on
+            threads.shutdown(cancel_futures=True)
+    _tell(layout, target, [*known, *wanted], sweep, out)
     return out
 
 
 def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled) -> tuple[list[str], list[str]]:
     """The ids of jobs that are to be fetched, and of those that are here; counts the others."""
-    import wandb
-
     filters = {"tags": f"sweep:{sweep}"} if sweep else {}
     try:
         runs = list(api.runs(_path(target), filters=filters, per_page=_PAGE, lazy=False))
-    except (ValueError, wandb.Error) as error:
-        raise UsageError(f"{_path(target)} cannot be read ({error}); give a project as ENTITY/PROJECT") from None
+    except Exception as error:  # noqa: BLE001 - wandb raises what it likes
+        why = described(error)
+        raise UsageError(f"{_path(target)} cannot be read ({why}); give a project as ENTITY/PROJECT") from None
     wanted, known = [], []
     for run in runs:
-        if run.config.get("id") != run.id or "job" not in run.config:
+        if not _JOB.fullmatch(run.id) or run.config.get("id") != run.id or "job" not in run.config:
             out.foreign += 1
         elif run.state != "finished":
             out.unfinished += 1
@@ -116,6 +127,8 @@ def _fetch(api: Any, layout: Layout, target: Target, job_id: str, scratch: Path)
     aside = scratch / job_id
     with ARTIFACTS:
         artifact = api.artifact(f"{_path(target)}/{names.RECORD}-{job_id}:latest", type=names.RECORD)
+    if any(entry.ref for entry in artifact.manifest.entries.values()):
+        raise StoreError("its record refers to files elsewhere, which are not fetched")
     artifact.download(root=str(aside), skip_cache=True, multipart=False)
     _check(job_id, aside)
     _put(files, aside)
@@ -127,39 +140,56 @@ def _check(job_id: str, folder: Path) -> None:
     if record.get("id") != job_id:
         raise StoreError(f"the record on the server is that of {record.get('id')}")
     for name, digest in record["outputs"].items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise StoreError(f"the record names an output {name!r} outside its folder")
-        if not name.startswith(f"{MODEL}/"):
-            check_output(folder / name, digest)
+        if name.startswith(f"{MODEL}/"):
+            continue
+        if not _OUTPUT.fullmatch(name):
+            raise StoreError(f"the record names an output {name!r}, which no job leaves")
+        check_output(folder / name, digest)
 
 
 def _put(files: JobFiles, folder: Path) -> None:
-    """Moves what was fetched into place, DONE last."""
-    attempt: Attempt = files.attempt(1 + max([0, *(a.number for a in files.attempts())]))
+    """Copies what was fetched into place, DONE last, as a worker would that holds the job's claim."""
     record = read_json(folder / "record.json")
     files.folder.mkdir(parents=True, exist_ok=True)
-    files.claims.mkdir(exist_ok=True)
-    attempt.folder.mkdir()
-    for name in ["record.json", "attempt.json", "timing.jsonl", CELLS, *record["outputs"]]:
-        if (folder / name).exists():
-            attempt.output(name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(folder / name, attempt.output(name))
-    if any(name.startswith(f"{MODEL}/") for name in record["outputs"]):
-        write_json(attempt.pruned, {"outputs": [MODEL], "reason": "pulled from W&B, which has no weights"})
-    shutil.move(folder / "spec.json", files.spec)
-    files.done.symlink_to(f"{attempt.folder.name}/{attempt.record.name}")
-    fsync_folder(files.folder)
+    claim = acquire(files)
+    if claim is None:
+        raise StoreError(f"{files.id} is running here at the moment; pull again when it has ended")
+    try:
+        attempt: Attempt = files.attempt(1 + max([0, *(a.number for a in files.attempts())]))
+        attempt.folder.mkdir()
+        if not files.spec.exists():  # one that is here tells how the job is run here
+            _copy(folder / "spec.json", files.spec)
+        outputs = [name for name in record["outputs"] if not name.startswith(f"{MODEL}/")]
+        for name in ["attempt.json", "timing.jsonl", CELLS, *outputs, "record.json"]:
+            if (folder / name).exists():
+                _copy(folder / name, attempt.output(name))
+        if len(outputs) < len(record["outputs"]):
+            write_json(attempt.pruned, {"outputs": [MODEL], "reason": "pulled from W&B, which has no weights"})
+        publish(files, attempt)
+    finally:
+        claim.release()
 
 
-def _tell(layout: Layout, target: Target, job_ids: Iterable[str], out: Pulled) -> None:
-    """A launch of each sweep with the cells that these jobs came with, unless the sweep has them all."""
+def _copy(source: Path, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _tell(layout: Layout, target: Target, job_ids: Iterable[str], only: str, out: Pulled) -> None:
+    """A launch of each sweep, or of one, with the cells that these jobs came with, unless the sweep has them all."""
     by_sweep: dict[str, list[tuple[int, Any]]] = {}
     for job_id in job_ids:
         for attempt in layout.job(job_id).attempts():
-            for sweep, mine in (read_json_if(attempt.output(CELLS)) or {}).items():
-                by_sweep.setdefault(sweep, []).extend((int(place), cell) for place, cell in mine.items())
-    for sweep, fetched in sorted(by_sweep.items()):
-        files = layout.sweep(_name(sweep))
+            try:
+                for sweep, mine in (read_json_if(attempt.output(CELLS)) or {}).items():
+                    if not only or sweep == only:
+                        placed = [(int(place), _cell(cell)) for place, cell in mine.items()]
+                        by_sweep.setdefault(_name(sweep), []).extend(placed)
+            except (StoreError, AttributeError, KeyError, TypeError, ValueError) as error:
+                out.problems[job_id] = f"its cells are not what a launch tells of them ({error!r})"
+    for theirs, fetched in sorted(by_sweep.items()):
+        sweep = _free(layout, theirs)
+        files = layout.sweep(sweep)
         launches = files.launches()
         number = launches[-1] + 1 if launches else 1
         before = read_json(files.manifest(launches[-1]))["cells"] if launches else []
@@ -176,7 +206,7 @@ def _tell(layout: Layout, target: Target, job_ids: Iterable[str], out: Pulled) -
             "launch": number,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": ["bll", "pull", _path(target)],
-            "launcher": {},
+            "launcher": {"name": "local", "options": {}},
             "shapes": [],
             "cells": every,
             "jobs": [{"id": s.job.id, "kind": s.job.kind, "parents": list(s.job.parents), "shape": 0} for s in here],
@@ -190,6 +220,21 @@ def _spec(layout: Layout, job_id: str) -> Spec | None:
 
 
 def _name(sweep: str) -> str:
-    if "/" in sweep or sweep.startswith("."):
+    if not re.fullmatch(r"[\w@=,+-][\w@=,.+-]*", sweep):
         raise StoreError(f"the server names a sweep {sweep!r}, which is no name of one")
     return sweep
+
+
+def _free(layout: Layout, sweep: str) -> str:
+    """The name, or another one where a sweep that was launched here has it: whose grid that is, its launches say."""
+    launches = layout.sweep(sweep).launches()
+    last = read_json(layout.sweep(sweep).manifest(launches[-1])) if launches else None
+    return sweep if last is None or last["command"][:2] == ["bll", "pull"] else f"{sweep}-pulled"
+
+
+def _cell(cell: Any) -> dict[str, Any]:
+    """As it is, if it is one."""
+    if not all(job is None or _JOB.fullmatch(job) for job in cell["jobs"].values()):
+        raise ValueError(f"jobs {cell['jobs']}")
+    return {"labels": dict(cell["labels"]), "overrides": list(cell["overrides"]), "primary": str(cell["primary"]),
+            "graders": list(cell.get("graders", [])), "jobs": dict(cell["jobs"])}  # fmt: skip

@@ -65,6 +65,7 @@ class Session:
         entity: str = "",
         ends: bool = True,
         runs_here: bool = True,
+        finish_timeout_s: float = FINISH_TIMEOUT_S,
     ):
         """ends: whether `finish` ends the run for the server too, and not only this part of it. runs_here: whether this
         process is the job, so that its machine and load belong to the run.
@@ -79,7 +80,7 @@ class Session:
             silent=True,
             symlink=False,
             init_timeout=INIT_TIMEOUT_S,
-            finish_timeout=FINISH_TIMEOUT_S,
+            finish_timeout=finish_timeout_s,
             finish_timeout_raises=True,  # else rows that were not sent would be lost in silence
             disable_git=True,  # a remote's address may hold a token
             disable_code=True,
@@ -109,6 +110,7 @@ class Session:
             self._run.define_metric(metrics, step_metric=names.STEP)
         self.count = 0  # rows that the job has told of
         self.had = int(self._run.starting_step) if self._run.resumed else 0  # rows that the run had already
+        self.before = dict(self._run.summary) if self._run.resumed else {}  # its summary until now
         if self._run.resumed:
             self._run.tags = tuple(identity.tags)  # those of a sweep that came later, too
 
@@ -136,6 +138,8 @@ class Session:
             if model and content.model is not None:
                 self._run.log_artifact(_weights(self._run.id, content.model))
         self.summary(content.summary)
+        if region := content.summary.get(names.REGION):  # which was not known when the job began, perhaps
+            self._run.tags = tuple(sorted({*(self._run.tags or ()), names.tag("region", region)}))
 
     def finish(self, ok: bool = True) -> None:
         self._run.finish(exit_code=0 if ok else 1)

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 CLOSE_WITHIN_S = 50.0  # less than a minute, whatever hangs
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "off"}
+_LIKE_A_KEY = re.compile(r"\b(?:[0-9a-f]{40}|wandb_v\d+_\w+)\b")
 Finished = Callable[[], tuple[Content, Mapping[str, Any]]]  # read by the mirror's own thread
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class _WandbRun(Run):
         self._warned = False
         self._broken = False  # rows are dropped from here on
         self._closed = False
+        self._abandoned = False  # what the thread still does is no business of the next job's
         self._environment = environment(folder)
         self._environment.__enter__()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -105,6 +108,7 @@ class _WandbRun(Run):
         self._queue.put(("close", ok))
         self._thread.join(CLOSE_WITHIN_S)
         if self._thread.is_alive():
+            self._abandoned = True
             self._warn(f"does not answer for {CLOSE_WITHIN_S:.0f} s and is left behind")
             _kill_service()
         self._environment.__exit__(None, None, None)
@@ -146,7 +150,7 @@ class _WandbRun(Run):
         try:
             return self._begin(self._mode)
         except Exception as error:
-            if self._mode == "offline" or isinstance(error, ImportError):
+            if self._abandoned or self._mode == "offline" or isinstance(error, ImportError):
                 raise
             self._warn(f"cannot be used ({described(error)}): tracking goes on offline")
             _forget_failed_start(self._folder)
@@ -162,6 +166,8 @@ class _WandbRun(Run):
         """Ends wandb's helper process: in this process another job may follow, with folders of its own."""
         from bll_sweeps.tracking.session import teardown
 
+        if self._abandoned:
+            return
         try:
             if session is not None:
                 session.finish(ok=False)
@@ -184,10 +190,9 @@ def _yielding() -> Iterator[None]:
 
 
 def described(error: Exception) -> str:
-    """Type and first line, without the key, should a server's answer repeat it."""
+    """Type and first line, without what looks like a key, should a server's answer repeat it."""
     text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    key = os.environ.get("WANDB_API_KEY", "")
-    return text.replace(key, "***") if key else text
+    return _LIKE_A_KEY.sub("***", text)
 
 
 def _forget_failed_start(folder: Path) -> None:
