@@ -69,7 +69,7 @@ def store_state(root: Path, sweep: str | None) -> Hashable:
     files = find_sweep(Layout(root), sweep)
     launches = files.launches()
     manifest = read_json_if(files.manifest(launches[-1])) if launches else None
-    jobs = sorted(manifest.get("jobs", ())) if isinstance(manifest, dict) else []
+    jobs = sorted(job["id"] for job in manifest.get("jobs", ())) if isinstance(manifest, dict) else []
     return tuple(launches), tuple(_job_state(Layout(root).job(job)) for job in jobs)
 
 
