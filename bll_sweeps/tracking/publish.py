@@ -48,6 +48,11 @@ class Target:
     project: str
     entity: str = ""
 
+    @property
+    def path(self) -> str:
+        """As the client's API names it."""
+        return f"{self.entity}/{self.project}"
+
     def key(self, base_url: str) -> str:
         """Names the server and project in the ledger."""
         return hashlib.sha256(f"{base_url.rstrip('/')}\n{self.entity}\n{self.project}".encode()).hexdigest()[:16]
@@ -81,7 +86,6 @@ class Published:
     known: int = 0
     unfinished: int = 0
     problems: dict[str, str] = field(default_factory=dict)
-    url: str = ""
 
 
 def publish(
@@ -116,7 +120,7 @@ def publish(
                 for future in as_completed(futures):
                     item = futures[future]
                     try:
-                        counts[item.job_id], out.url = future.result()
+                        counts[item.job_id] = future.result()
                     except Exception as error:  # noqa: BLE001 - wandb raises what it likes; the job is named
                         out.problems[item.job_id] = described(error)
                     on_job(next(done), len(work))
@@ -177,8 +181,8 @@ def _digest(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: Path) -> tuple[int, str]:
-    """The number of rows that the run has now, and its address."""
+def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: Path) -> int:
+    """The number of rows that the run has now."""
     from bll_sweeps.tracking.session import Session
 
     own = identity(layout, item.spec, sweeps.of.get(item.job_id, []))
@@ -202,7 +206,7 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
     if item.record:
         session.add(rest, told_besides(item.job_id, sweeps), model=item.spec.tracker.checkpoints)
     session.finish()
-    return session.count, session.url or ""
+    return session.count
 
 
 def _confirm(
@@ -239,7 +243,7 @@ def _on_server(items: Sequence[Item], target: Target) -> dict[str, tuple[str, in
     import wandb
 
     named = {"name": {"$in": [item.job_id for item in items]}}
-    found = wandb.Api(timeout=60).runs(f"{target.entity}/{target.project}", filters=named, per_page=_PAGE, lazy=True)
+    found = wandb.Api(timeout=60).runs(target.path, filters=named, per_page=_PAGE, lazy=True)
     return {run.id: (run.state, run.historyLineCount) for run in found}
 
 

@@ -97,10 +97,10 @@ def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled)
     """The ids of jobs that are to be fetched, and of those that are here; counts the others."""
     filters = {"tags": f"sweep:{sweep}"} if sweep else {}
     try:
-        runs = list(api.runs(_path(target), filters=filters, per_page=_PAGE, lazy=False))
+        runs = list(api.runs(target.path, filters=filters, per_page=_PAGE, lazy=False))
     except Exception as error:  # noqa: BLE001 - wandb raises what it likes
         why = described(error)
-        raise UsageError(f"{_path(target)} cannot be read ({why}); give a project as ENTITY/PROJECT") from None
+        raise UsageError(f"{target.path} cannot be read ({why}); give a project as ENTITY/PROJECT") from None
     wanted, known = [], []
     for run in runs:
         if not _JOB.fullmatch(run.id) or run.config.get("id") != run.id or "job" not in run.config:
@@ -115,10 +115,6 @@ def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled)
     return wanted, known
 
 
-def _path(target: Target) -> str:
-    return f"{target.entity}/{target.project}"
-
-
 def _fetch(api: Any, layout: Layout, target: Target, job_id: str, scratch: Path) -> None:
     """Puts the job into the store. StoreError for files that are not what the record says."""
     from bll_sweeps.tracking.session import ARTIFACTS
@@ -126,7 +122,7 @@ def _fetch(api: Any, layout: Layout, target: Target, job_id: str, scratch: Path)
     files = layout.job(job_id)
     aside = scratch / job_id
     with ARTIFACTS:
-        artifact = api.artifact(f"{_path(target)}/{names.RECORD}-{job_id}:latest", type=names.RECORD)
+        artifact = api.artifact(f"{target.path}/{names.RECORD}-{job_id}:latest", type=names.RECORD)
     if any(entry.ref for entry in artifact.manifest.entries.values()):
         raise StoreError("its record refers to files elsewhere, which are not fetched")
     artifact.download(root=str(aside), skip_cache=True, multipart=False)
@@ -205,7 +201,7 @@ def _tell(layout: Layout, target: Target, job_ids: Iterable[str], only: str, out
             "sweep": sweep,
             "launch": number,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": ["bll", "pull", _path(target)],
+            "command": ["bll", "pull", target.path],
             "launcher": {"name": "local", "options": {}},
             "shapes": [],
             "cells": every,

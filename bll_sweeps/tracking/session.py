@@ -114,10 +114,6 @@ class Session:
         if self._run.resumed:
             self._run.tags = tuple(identity.tags)  # those of a sweep that came later, too
 
-    @property
-    def url(self) -> str | None:
-        return self._run.url
-
     def log(self, row: Mapping[str, Any]) -> None:
         """The job's next row, by the names of its metrics.jsonl."""
         self._log({names.curve(key): value for key, value in names.flat(row).items()})
