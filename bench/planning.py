@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from bll_sweeps.cli import _hydra
+from bll_sweeps.cli.composing import hydra_on_conf
 from bll_sweeps.cluster.launch import prepare, resolve_cells
 from bll_sweeps.grid.schema.grids import _composer, compose_cells, expand
 
@@ -78,7 +78,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 7, 21], help="grid sizes, in seeds of 432 cells")
     args = parser.parse_args()
-    with _hydra() as hydra:
+    with hydra_on_conf() as hydra:
         for seeds in args.seeds:
             print(measure(hydra, seeds, args.stock), flush=True)
 

@@ -98,7 +98,7 @@ from pathlib import Path
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import read_record
-from bll_sweeps.tracking.content import content, identity, rows
+from bll_sweeps.tracking.content import Sweeps, content, identity, rows
 from bll_sweeps.tracking.session import Session, environment, teardown
 layout, out = Layout(Path(sys.argv[1])), Path(sys.argv[2])
 with environment(out):
@@ -108,7 +108,7 @@ with environment(out):
         session = Session("offline", identity(layout, spec), out, project="synced")
         for row in rows(record.attempt):
             session.log(row)
-        session.add(content(layout, spec, record), {})
+        session.add(content(layout, spec, record, Sweeps()))
         session.finish()
     teardown()
 """

@@ -33,7 +33,7 @@ from bll_sweeps.store.claims import Claim
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import fsync_folder, publish, read_record, write_json, write_record
 from bll_sweeps.tracking import Run
-from bll_sweeps.tracking.content import Content, content, identity, sweeps_of, told_besides
+from bll_sweeps.tracking.content import Content, content, identity, sweeps_of
 from bll_sweeps.training.ranks import SINGLE, PeerLost, Ranks
 from jobs import RUN, Result
 from jobs.context import JobContext
@@ -126,18 +126,20 @@ def _mirrored(context: JobContext) -> Iterator[Run]:
         log.warning("the job is not mirrored on W&B; it goes on", exc_info=True)
     try:
         yield context.mirror
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, Interrupted):
+            record_failure(context.attempt, error, context.ranks)  # the mirror may take most of a minute to close
         context.mirror.close(ok=False)
         raise
     context.mirror.close(ok=True)
 
 
-def _finished(context: JobContext) -> tuple[Content, dict[str, Any]]:
+def _finished(context: JobContext) -> Content:
     spec = context.spec
     record = read_record(context.layout.job(spec.job.id))
     assert record is not None
     sweeps = sweeps_of(context.layout, spec.labels.get("sweeps", []))
-    return content(context.layout, spec, record), told_besides(spec.job.id, sweeps)
+    return content(context.layout, spec, record, sweeps)
 
 
 @contextmanager

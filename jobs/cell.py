@@ -33,7 +33,7 @@ def run_cell(config: DictConfig) -> None:
     declared = declare(adhoc_name([overrides]), prepare(resolve_cells([ComposedCell(overrides, plain)])), sys.argv)
     configure_logging()
     if declared.plan.to_run:
-        preload()
+        preload(planned.job.id for planned in declared.plan.to_run)
     for planned in declared.plan.to_run:
         print(planned.job.id, flush=True)
         files = declared.layout.job(planned.job.id)

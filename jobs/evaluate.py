@@ -7,7 +7,7 @@ from typing import Any
 
 from bll_sweeps.grid.cell import EvaluateJob
 from bll_sweeps.grid.settings import Execution
-from bll_sweeps.store.records import write_jsonl, write_jsonl_gz
+from bll_sweeps.store.records import GENERATIONS, write_jsonl, write_jsonl_gz
 from jobs import Result
 from jobs.context import JobContext
 
@@ -35,8 +35,8 @@ def run(job: EvaluateJob, context: JobContext) -> Result:
     if len(evaluation.rows) > 1:
         outputs.append("disagreements.jsonl")
         write_jsonl(attempt.output(outputs[-1]), evaluation.disagreements)
-    write_jsonl_gz(attempt.output("generations.jsonl.gz"), evaluation.generations)
-    return Result(evaluation.summary, [*outputs, "generations.jsonl.gz"])
+    write_jsonl_gz(attempt.output(GENERATIONS), evaluation.generations)
+    return Result(evaluation.summary, [*outputs, GENERATIONS])
 
 
 _loaded: dict[tuple[Path, Execution, str], Any] = {}  # one at most

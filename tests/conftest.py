@@ -17,6 +17,15 @@ Bll = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of this machine's own W&B reaches the test."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.fixture
 def bll(tmp_path: Path) -> Bll:
     """`bll("plan", "sweep=lab")` -> CompletedProcess with stdout and stderr; run root and working directory in
     tmp_path.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bll_sweeps.cli import _composed, _hydra
+from bll_sweeps.cli.composing import composed_grid, hydra_on_conf
 from bll_sweeps.cluster.launch import resolve_cells
 from bll_sweeps.grid.cell import Cell
 
@@ -16,6 +16,6 @@ def cells(*overrides: str) -> list[Cell]:
 
 
 def _compose(overrides: Sequence[str]) -> list[Any]:
-    with _hydra() as hydra:
-        _, composed, _ = _composed(hydra, list(overrides))
+    with hydra_on_conf() as hydra:
+        _, composed, _ = composed_grid(hydra, list(overrides))
     return composed

@@ -127,11 +127,11 @@ def test_the_plan_for_slurm_says_what_jobs_ask_for_and_checks_the_launchers_opti
 @pytest.mark.slow
 def test_what_only_says_where_or_how_changes_no_id(bll: Bll, tmp_path: Path) -> None:
     def ids(*overrides: str) -> set[str]:
-        from bll_sweeps.cli import _composed, _hydra
+        from bll_sweeps.cli.composing import composed_grid, hydra_on_conf
         from bll_sweeps.cluster.launch import prepare, resolve_cells
 
-        with _hydra() as hydra:
-            _, composed, _ = _composed(hydra, ["sweep=smoke", f"paths.root={tmp_path}", *overrides])
+        with hydra_on_conf() as hydra:
+            _, composed, _ = composed_grid(hydra, ["sweep=smoke", f"paths.root={tmp_path}", *overrides])
         return set(prepare(resolve_cells(composed)).plan.jobs)
 
     expected = ids()
@@ -146,9 +146,9 @@ def test_a_data_files_content_is_part_of_the_ids_and_its_place_is_not(bll: Bll, 
     def ids(path: Path) -> set[str]:
         env = {"BLL_CONF": str(FIXTURES / "user_conf"), "OWN_JSONL": str(path)}
         code = (
-            "from bll_sweeps.cli import _composed, _hydra\n"
+            "from bll_sweeps.cli.composing import composed_grid, hydra_on_conf\n"
             "from bll_sweeps.cluster.launch import prepare, resolve_cells\n"
-            "with _hydra() as hydra: cells = _composed(hydra, ['backbone=lab-tiny', 'benchmark=own'])[1]\n"
+            "with hydra_on_conf() as hydra: cells = composed_grid(hydra, ['backbone=lab-tiny', 'benchmark=own'])[1]\n"
             "print(*prepare(resolve_cells(cells)).plan.jobs)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)

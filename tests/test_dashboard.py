@@ -30,18 +30,11 @@ from bll_sweeps.store.metrics import CURVES, TIMING, TRAINING
 from bll_sweeps.store.records import read_record
 from bll_sweeps.tracking import dashboard, names, panels
 
+pytestmark = pytest.mark.usefixtures("no_account")
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 OBJECTIVES, POINTS = ("base", "nll", "p"), (("lab-a", "spell"), ("lab-b", "rot"))
 COLOURS = {"base": "#8c8c8c", "nll": "#000000", "p": "#0072b2"}
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bll_sweeps.cli import _hydra
+from bll_sweeps.cli.composing import hydra_on_conf
 from bll_sweeps.errors import ConfigError, StoreError
 from bll_sweeps.evaluation import engine as engines
 from bll_sweeps.evaluation.engine import HFEngine
@@ -128,7 +128,7 @@ def resolve() -> Iterator[Callable[..., EvaluateJob]]:
         config = OmegaConf.to_container(hydra.compose_config("cell", overrides, _run_mode()), resolve=True)
         return Resolver(task_digest, plan_task)(config, []).cell.evaluate  # type: ignore[arg-type]
 
-    with _hydra() as hydra:
+    with hydra_on_conf() as hydra:
         yield call
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bll_sweeps.cli import _hydra
+from bll_sweeps.cli.composing import hydra_on_conf
 from bll_sweeps.grid.schema.compose import Composer, same
 from bll_sweeps.grid.schema.config import conf_dir
 from bll_sweeps.grid.schema.grids import _composer
@@ -64,7 +64,7 @@ def overrides(draw: st.DrawFn, of: list[list[str]]) -> list[str]:
 def composer() -> Iterator[Composer]:
     os.environ["BLL_CONF"] = str(FIXTURES / "user_conf")
     try:
-        with _hydra() as hydra:
+        with hydra_on_conf() as hydra:
             config = hydra.compose_config("cell", [], with_log_configuration=False, run_mode=_run_mode())
             yield _composer(hydra.config_loader, config)
     finally:
@@ -80,7 +80,7 @@ def _run_mode() -> Any:
 @pytest.mark.slow
 # Compositions are slow, so failing draws are not shrunk: they are short to begin with.
 @settings(
-    max_examples=100,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,

@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 from conftest import Bll
-from wandb_server import KEY, WandbServer
+from wandb_server import KEY, ServedArtifact, WandbServer
 
 from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.grid.settings import Tracker
@@ -35,18 +35,12 @@ from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import Record, read_record, withdraw, write_record
 from bll_sweeps.tracking import dashboard, names, open_tracker, panels, watch
-from bll_sweeps.tracking.content import content, identity, rows
+from bll_sweeps.tracking.content import Sweeps, content, identity, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_account")]
 SWEEP = ["sweep=smoke", "recipe.steps=600", "execution.checkpoint_every_steps=20", "execution.log_every_steps=5"]
+SWEEP += ["hydra.launcher.workers=1"]  # what each imports costs more than its jobs
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -225,13 +219,14 @@ def test_a_server_that_cannot_tell_what_it_has_confirms_nothing(store: Path, ser
     assert_complete(server, store)
 
 
-def test_a_busy_server_is_asked_again(store: Path, server: WandbServer) -> None:
+def test_a_busy_server_is_asked_again(store: Path, server: WandbServer, tmp_path: Path) -> None:
     turn = iter(range(10**6))
     server.faults = lambda method, path, operation: 429 if next(turn) % 4 == 3 else None
     done = call(store, "publish", env=server.environment())
-    server.faults = lambda method, path, operation: None
     assert done.returncode == 0, done.stdout + done.stderr
     assert_complete(server, store)
+    done = call(tmp_path / "other", "pull", "bll-sweeps", env=server.environment())
+    assert done.returncode == 0 and done.stdout.startswith("7 jobs pulled"), done.stdout + done.stderr
 
 
 def test_a_job_that_another_sweep_takes_in_gets_its_tag_and_no_row_twice(store: Path, server: WandbServer) -> None:
@@ -254,7 +249,7 @@ def test_weights_are_referred_to_where_that_is_asked_for(
     for asked in (False, True):
         settings = Tracker(name="test", wandb="online", checkpoints=asked)
         run = open_tracker(settings, identity(layout, spec), tmp_path / f"wandb{asked}")
-        run.complete(lambda: (content(layout, spec, record), {}))
+        run.complete(lambda: content(layout, spec, record, Sweeps()))
         run.close(ok=True)
         models = [artifact for artifact in server.artifacts.values() if artifact.type == "model"]
         assert len(models) == asked
@@ -274,6 +269,27 @@ def test_only_finished_jobs_are_published_unless_live_ones_are_asked_for(store: 
     assert call(store, "publish", "--live", env=server.environment()).returncode == 0
     run = server.run(files.id)
     assert (run.state, len(run.rows())) == ("running", told)
+
+
+def test_a_job_that_runs_is_published_as_far_as_it_is_and_completed_later(store: Path, server: WandbServer) -> None:
+    job = unfinished(store)
+    process = start(store, "run", job.id)
+    deadline = time.monotonic() + 120
+    while not job.attempts() or len(rows(job.attempts()[-1])) < 5:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGSTOP)  # a slow training
+    try:
+        told = len(rows(job.attempts()[-1]))
+        done = call(store, "publish", "--live", env=server.environment())
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = server.run(job.id)
+    assert (run.state, len(run.rows())) == ("running", told)
+    assert process.wait(120) == 0
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    assert_complete(server, store)
 
 
 @pytest.mark.parametrize("entity", [[], ["--entity", "group"]])
@@ -317,6 +333,48 @@ def test_what_was_published_comes_back_as_the_same_records(store: Path, server: 
     assert Layout(other).sweep("smoke").launches() == [1]
 
 
+def test_what_comes_to_a_job_later_is_published_and_pulled_later(
+    store: Path, server: WandbServer, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    assert call(other, "pull", "bll-sweeps", env=server.environment()).returncode == 0
+    assert call(store, "regrade", "--grader", "jaro_winkler").returncode == 0
+    done = call(store, "publish", env=server.environment())
+    assert done.stdout == "3 jobs published, 4 there already, 0 not finished\n"
+    evaluation = record_of(store, "evaluate")
+    later = json.loads(evaluation.job.later_scores()[0].read_text())
+    told = server.run(evaluation.job.id).summary()
+    assert told[f"graders/{later['grader']}/sampled/mean"] == later["metrics"]["sampled"]["mean"]
+    done = call(other, "pull", "bll-sweeps", env=server.environment())
+    assert done.stdout.splitlines()[0] == "3 jobs pulled, 4 here already, 0 not finished there"
+    mine, theirs = call(store, "results", "--csv").stdout, call(other, "results", "--csv").stdout
+    assert later["grader"] in mine and theirs == mine
+    assert call(store, "launch", *SWEEP, "hydra.sweeper.name=again").returncode == 0
+    assert call(store, "publish", "again", env=server.environment()).returncode == 0
+    assert_complete(server, store)
+    for expected in ("3 jobs pulled, 4 here already", "0 jobs pulled, 7 here already"):  # cells are with evaluations
+        done = call(other, "pull", "bll-sweeps", env=server.environment())
+        assert done.stdout.startswith(expected)
+        assert Layout(other).sweeps() == ["again", "smoke"]
+    assert call(other, "results", "again").stdout == call(store, "results", "again").stdout
+
+
+def test_scores_that_are_not_of_the_record_are_refused(store: Path, server: WandbServer, tmp_path: Path) -> None:
+    assert call(store, "regrade", "--grader", "jaro_winkler").returncode == 0
+    record = record_of(store, "evaluate")
+    summary = record.job.later_scores()[0]
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    artifact = next(a for a in server.artifacts.values() if a.sequence == f"record-{record.job.id}")
+    key = f"artifact/{artifact.id}/scores/{summary.name}"
+    told = json.loads(server.storage[key]) | {"generations": "0" * 64}
+    replaced(server, artifact, f"scores/{summary.name}", json.dumps(told).encode())
+    done = call(tmp_path / "other", "pull", "bll-sweeps", env=server.environment())
+    assert done.returncode == 1
+    assert f"{record.job.id}: StoreError: the scores by {summary.stem} on the server" in done.stderr
+    assert not Layout(tmp_path / "other").job(record.job.id).done.exists()
+
+
 def test_a_damaged_record_on_the_server_is_named_and_the_rest_comes(
     store: Path, server: WandbServer, tmp_path: Path
 ) -> None:
@@ -351,6 +409,15 @@ def test_a_pull_leaves_a_sweep_of_the_same_name_alone(store: Path, server: Wandb
     assert shown == call(store, "results").stdout.replace("sweep smoke,", "sweep smoke-pulled,")
 
 
+def replaced(server: WandbServer, artifact: ServedArtifact, name: str, content: bytes) -> None:
+    """A file of an artifact by another one, which the artifact's manifest vouches for."""
+    server.storage[f"artifact/{artifact.id}/{name}"] = content
+    manifest = json.loads(server.storage[artifact.manifest])
+    digest = base64.b64encode(hashlib.md5(content).digest()).decode()
+    manifest["contents"][name] |= {"digest": digest, "size": len(content)}
+    server.storage[artifact.manifest] = json.dumps(manifest).encode()
+
+
 @pytest.mark.parametrize("name", ["checkpoints/step-00000010/state.json", "../../escaped.jsonl", "failure.json"])
 def test_a_record_with_files_that_no_job_leaves_is_refused(
     name: str, store: Path, server: WandbServer, tmp_path: Path
@@ -361,11 +428,7 @@ def test_a_record_with_files_that_no_job_leaves_is_refused(
     key = f"artifact/{artifact.id}/record.json"
     record = json.loads(server.storage[key])
     record["outputs"][name] = record["outputs"]["metrics.jsonl"]
-    server.storage[key] = json.dumps(record).encode()
-    manifest = json.loads(server.storage[artifact.manifest])
-    digest = base64.b64encode(hashlib.md5(server.storage[key]).digest()).decode()
-    manifest["contents"]["record.json"] |= {"digest": digest, "size": len(server.storage[key])}
-    server.storage[artifact.manifest] = json.dumps(manifest).encode()
+    replaced(server, artifact, "record.json", json.dumps(record).encode())
     done = call(tmp_path / "other", "pull", "bll-sweeps", env=server.environment())
     assert done.returncode == 1
     assert f"{job}: StoreError: the record names an output {name!r}, which no job leaves" in done.stderr
@@ -518,7 +581,7 @@ def test_a_bad_server_costs_a_training_less_than_a_minute_and_none_of_its_rows(
     assert record is not None
     assert record.outputs == expected.outputs and record.result == expected.result
     told = done.stdout + done.stderr + "".join(path.read_text() for path in job.folder.rglob("log*.txt"))
-    assert told.count("`bll publish` brings them to the server") >= 1
+    assert told.count("`bll publish` brings them to the server") == 1
     assert "e" * 40 not in told and KEY not in told
     server.faults = lambda method, path, operation: None
     assert call(store, "publish", env=server.environment()).returncode == 0

@@ -19,18 +19,11 @@ from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.tracking import Run, names, open_tracker, session
 from bll_sweeps.tracking.content import Content, Identity, Table
 
+pytestmark = pytest.mark.usefixtures("no_account")
 ROOT = Path(__file__).resolve().parent.parent
 JOB = "train-0123456789abcdef"
 ROWS = [{"step": step, "tokens": 40 * step, "nll": 1.0 / step, "tokens_per_s": 9.0} for step in (10, 20, 30)]
 KEY = "0123456789abcdef" * 2 + "01234567"
-
-
-@pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
 def tracker(mode: str = "offline") -> Tracker:

@@ -143,6 +143,9 @@ class WandbServer(ThreadingHTTPServer):
                 offset, content = chunk["offset"], chunk["content"]
                 if offset > len(lines):
                     self.unknown.append(f"{name}: a gap in {file} before line {offset}")
+                had = lines[offset : offset + len(content)]
+                if file == HISTORY and had != content[: len(had)]:
+                    self.unknown.append(f"{name}: other rows in the place of rows {offset} to {offset + len(had)}")
                 lines[offset : offset + len(content)] = content
             if body.get("complete"):
                 run.exit_code = body.get("exitcode")

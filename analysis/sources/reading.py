@@ -18,7 +18,7 @@ from analysis.sources.scores import Key
 from analysis.workers import Workers
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Layout
-from bll_sweeps.store.records import Record, file_sha256, is_done, read_json
+from bll_sweeps.store.records import GENERATIONS, Record, file_sha256, is_done, read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,6 @@ class Kept:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
-GENERATIONS = "generations.jsonl.gz"  # an evaluation's output that later scores are made from
 PRIOR_TOLERANCE = 1e-3  # between the mean p of a record and of its rows
 _TABLES = {"prior": "sequences.jsonl", "train": "metrics.jsonl", "pretrain": "metrics.jsonl"}
 

@@ -118,8 +118,9 @@ class _Element:
             from submitit.helpers import TorchDistributedEnvironment
 
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        preload(lambda: self._asked.anything)
-        preload_tracker(self._layout, [job for lane in self._lanes for job in lane.jobs])
+        jobs = [job for lane in self._lanes for job in lane.jobs]
+        preload(jobs, lambda: self._asked.anything)
+        preload_tracker(self._layout, jobs)
         advance = self._lead if self._rank == 0 else self._follow
         while sum([advance(lane) for lane in self._lanes]):  # all of them, every time
             time.sleep(_POLL_S)

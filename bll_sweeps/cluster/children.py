@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import logging
@@ -16,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -33,13 +34,15 @@ from jobs.attempt import new_attempt, run_attempt, write_failure
 STOPPED = 75  # exit status of a child that was asked to stop and has saved its state
 _MEMORY_EVERY_S = 1.0
 _ASKING = (signal.SIGUSR2, signal.SIGTERM)
-# What jobs import; naming a missing one here would fail the worker rather than slow down its jobs.
-_PRELOAD = (
-    "torch",
-    "transformers.models.qwen2.modeling_qwen2",
-    "lm_eval.models.huggingface",
-    "reasoning_gym",
-)
+# What jobs import; naming a missing one here would fail the worker rather than slow down its jobs. Trainings find their
+# data prepared, mostly, and import what makes them where they do not.
+_MODELS = ("torch", "transformers.models.qwen2.modeling_qwen2")
+_PRELOAD = {
+    "pretrain": (*_MODELS, "reasoning_gym"),
+    "prior": _MODELS,
+    "train": _MODELS,
+    "evaluate": (*_MODELS, "lm_eval.models.huggingface", "reasoning_gym"),
+}
 
 
 @dataclass(frozen=True)
@@ -179,15 +182,19 @@ def crash_message(status: int, peak_kib: int = 0) -> str:
     return f"the job's process was killed by {name}{hint}"
 
 
-def preload(stop: Callable[[], bool] = lambda: False) -> None:
-    """Imports what jobs need, once per worker. No tensor operation, no thread: the worker forks afterwards. It takes
-    seconds: once stop() is true, the rest is left out.
+def preload(jobs: Iterable[str], stop: Callable[[], bool] = lambda: False) -> None:
+    """Imports what these jobs need, once per worker. No tensor operation, no thread: the worker forks afterwards. It
+    takes seconds: once stop() is true, the rest is left out.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # jobs never reach for a hub: data and models are local
-    for name in _PRELOAD:
+    kinds = dict.fromkeys(job_id.partition("-")[0] for job_id in jobs)
+    gc.disable()  # looking for cycles among what modules hold is a seventh of their import
+    for name in dict.fromkeys(name for kind in kinds for name in _PRELOAD[kind]):
         if not stop():
             importlib.import_module(name)
+    gc.freeze()  # and would copy the pages that children share
+    gc.enable()
 
 
 def preload_tracker(layout: Layout, jobs: Sequence[str]) -> None:

@@ -12,24 +12,22 @@ from importlib.metadata import version
 from typing import Any
 
 from bll_sweeps.cluster.words import plural
-from bll_sweeps.errors import StoreError, UsageError
+from bll_sweeps.errors import UsageError
 from bll_sweeps.evaluation.grading import grader
 from bll_sweeps.evaluation.scores import apart, metrics, score_rows
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import (
-    Record,
+    GENERATIONS,
     file_sha256,
     is_done,
-    read_json,
+    later_scores,
     read_jsonl_gz,
     read_record,
     write_json,
     write_jsonl,
     write_jsonl_gz,
 )
-
-GENERATIONS = "generations.jsonl.gz"
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,10 @@ def unscored(layout: Layout, manifest: dict[str, Any], graders: Sequence[str] = 
     for job, names in wanted.items():
         files = layout.job(job)
         if is_done(files) and (record := read_record(files)):
-            lacking = tuple(name for name in names if not _scored(record, grader(name).ID))
+            scored = {*record.outputs, *(f"scores.{grader_id}.jsonl" for grader_id in later_scores(record))}
+            lacking = tuple(name for name in names if f"scores.{grader(name).ID}.jsonl" not in scored)
             out += [Unscored(job, lacking)] if lacking else []
     return out
-
-
-def _scored(record: Record, grader_id: str) -> bool:
-    """By the job itself, or later from these very generations: an evaluation that ran again has others."""
-    if f"scores.{grader_id}.jsonl" in record.outputs:
-        return True
-    try:
-        summary = read_json(record.job.scores_summary(grader_id))
-        of_these = summary["generations"] == record.outputs[GENERATIONS]["sha256"]
-        return bool(of_these and summary["sha256"] == file_sha256(record.job.scores(grader_id)))
-    except (OSError, StoreError, KeyError, TypeError):
-        return False
 
 
 def after_launch(layout: Layout, manifest: dict[str, Any], processes: int) -> None:

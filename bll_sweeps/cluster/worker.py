@@ -46,7 +46,7 @@ class Worker:
         manifest = read_manifest(layout, self.sweep, self.launch)
         jobs: dict[str, dict[str, Any]] = manifest["jobs"]
         canary = {job_id: jobs[job_id] for job_id in manifest.get("canary", ())}
-        preload()
+        preload(jobs)
         preload_tracker(layout, list(jobs))
         while not self._told_to_stop():
             first = canary if not all(is_done(layout.job(job_id)) for job_id in canary) else jobs

@@ -21,6 +21,8 @@ from typing import Any
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Attempt, JobFiles
 
+GENERATIONS = "generations.jsonl.gz"  # what a model answered in an evaluation
+
 # --- shared filesystems -----------------------------------------------------------------------------------------------
 
 
@@ -242,6 +244,18 @@ def as_record(job: JobFiles, attempt: Attempt, data: Any) -> Record:
     if not isinstance(data, dict) or data.get("id") != job.id or not {"result", "outputs"} <= data.keys():
         raise StoreError(f"{attempt.record} is not the record of {job.id}; `bll retry` runs its job again")
     return Record(job, attempt, data["result"], data["outputs"])
+
+
+def later_scores(record: Record) -> dict[str, dict[str, Any]]:
+    """Summaries of the whole scores that `bll regrade` made from this record's generations, by the grader's ID."""
+    found = {}
+    for path in record.job.later_scores():
+        with contextlib.suppress(OSError, StoreError, KeyError, TypeError):
+            summary = read_json(path)
+            of_these = summary["generations"] == record.outputs[GENERATIONS]["sha256"]
+            if of_these and summary["sha256"] == file_sha256(record.job.scores(path.stem)):
+                found[path.stem] = summary
+    return found
 
 
 def done_attempt(job: JobFiles) -> Attempt:

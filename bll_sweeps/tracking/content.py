@@ -4,8 +4,9 @@ was live, one that was resumed and one that was published later end alike.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,22 @@ from bll_sweeps.errors import StoreError
 from bll_sweeps.grid.cell import EvaluateJob, PretrainJob, PriorJob
 from bll_sweeps.grid.spec import Spec
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
-from bll_sweeps.store.records import Record, read_json_if, read_jsonl, read_jsonl_gz, read_record
+from bll_sweeps.store.records import (
+    GENERATIONS,
+    Record,
+    later_scores,
+    read_json_if,
+    read_jsonl,
+    read_jsonl_gz,
+    read_record,
+)
 from bll_sweeps.store.regions import region
 from bll_sweeps.tracking import names
 
 TABLE_QUESTIONS = 50  # of a benchmark's table: its first ones, with the first answer to each
 TABLE_CHARACTERS = 2000  # of a text in it
 CELLS = "cells.json"  # in the artifact of an evaluation: its cells
+SCORES = "scores"  # folder in that artifact: by graders that came later
 MODEL = "model"  # the output that stays where it is: gigabytes
 _TAGGED = ("objective", "backbone", "domain", "benchmark")
 _COLUMNS = ["question", "prompt", "gold", "answer", "taken for the answer", "found by", "score"]
@@ -35,13 +45,15 @@ class Table:
 @dataclass(frozen=True)
 class Content:
     """summary: values by name, nested ones joined by /. histograms: counts [B] of equal parts of [0, 1]. files: of the
-    artifact, by their names in it. model: a folder of weights that is referred to, where that is asked for.
+    artifact, by their names in it. told: what the artifact tells besides, by file name. model: a folder of weights that
+    is referred to, where that is asked for.
     """
 
     summary: dict[str, Any] = field(default_factory=dict)
     histograms: dict[str, list[int]] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)
     model: Path | None = None
 
 
@@ -101,17 +113,27 @@ def identity(layout: Layout, spec: Spec, sweeps: Sequence[str] = ()) -> Identity
     )
 
 
-def content(layout: Layout, spec: Spec, record: Record) -> Content:
+def content(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> Content:
     """StoreError where an output is not what the record says."""
-    summary = _place(layout, spec) | _results(spec, record.result)
+    later = later_scores(record)
+    summary = _place(layout, spec) | _results(spec, record.result, later)
     if metrics := record.outputs.get("metrics.jsonl"):
         summary[names.ROWS] = metrics["sha256"]
-    files = {name: path for name, path in _small(record) if path.exists()}
-    if "model" in record.pruned() or not (record.attempt.output(MODEL)).is_dir():
-        model = None
-    else:
-        model = record.attempt.output(MODEL)
-    return Content(names.flat(summary), _histograms(spec, record.result), _tables(spec, record), files, model)
+    if came_later := besides(record, sweeps):
+        summary[names.BESIDES] = came_later
+    files = {name: path for name, path in _small(record, later) if path.exists()}
+    cells = sweeps.cells.get(spec.job.id)
+    told = {CELLS: cells} if cells else {}
+    kept = MODEL not in record.pruned() and record.attempt.output(MODEL).is_dir()
+    model = record.attempt.output(MODEL) if kept else None
+    return Content(names.flat(summary), _histograms(spec, record.result), _tables(spec, record), files, told, model)
+
+
+def besides(record: Record, sweeps: Sweeps) -> str:
+    """Digest of what a finished job got later; '' for nothing."""
+    scores = {grader: summary["sha256"] for grader, summary in later_scores(record).items()}
+    told = [scores, sweeps.cells.get(record.job.id)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest() if any(told) else ""
 
 
 def rows(attempt: Attempt) -> list[dict[str, Any]]:
@@ -131,12 +153,6 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
         raise StoreError(f"{path} is corrupt ({error}); `bll retry` runs its job again") from None
 
 
-def told_besides(job_id: str, sweeps: Sweeps) -> dict[str, Any]:
-    """What the artifact tells besides files, by its name there."""
-    found = sweeps.cells.get(job_id)
-    return {CELLS: found} if found else {}
-
-
 def _place(layout: Layout, spec: Spec) -> dict[str, Any]:
     """Where the job lies on the continuum: empty as long as its prior job is not done."""
     if isinstance(spec.job, PretrainJob):
@@ -152,7 +168,7 @@ def _place(layout: Layout, spec: Spec) -> dict[str, Any]:
     return {names.PRIOR_STRENGTH: strength, names.REGION: region(strength)}
 
 
-def _results(spec: Spec, result: dict[str, Any]) -> dict[str, Any]:
+def _results(spec: Spec, result: dict[str, Any], later: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     if isinstance(spec.job, EvaluateJob):
         primary = result["metrics"][result["primary"]]
         told = {
@@ -161,7 +177,9 @@ def _results(spec: Spec, result: dict[str, Any]) -> dict[str, Any]:
             names.QUESTIONS: primary["questions"],
         }
         rest = {key: result[key] for key in ("grader", "primary", "engine", "seen_in_training") if key in result}
-        return told | {spec.job.benchmark.name: result["metrics"], "eval": rest}
+        others = {grader: found for grader, found in result.get("graders", {}).items() if grader != result["grader"]}
+        others |= {grader: summary["metrics"] for grader, summary in later.items()}
+        return told | {spec.job.benchmark.name: result["metrics"], "eval": rest, "graders": others}
     if isinstance(spec.job, PriorJob):
         return {"prior": {key: _without_histogram(value) for key, value in result.items()}}
     return result
@@ -184,7 +202,7 @@ def _tables(spec: Spec, record: Record) -> dict[str, Table]:
     if not isinstance(spec.job, EvaluateJob):
         return {}
     decoding, grader = record.result["primary"], record.result["grader"]
-    generations = read_jsonl_gz(record.output("generations.jsonl.gz"))[:TABLE_QUESTIONS]
+    generations = read_jsonl_gz(record.output(GENERATIONS))[:TABLE_QUESTIONS]
     scores = {row["question"]: row for row in read_jsonl(record.output(f"scores.{grader}.jsonl"))}
     kept = f"answers.{grader}.jsonl.gz"
     taken = {row["question"]: row for row in read_jsonl_gz(record.output(kept))} if kept in record.outputs else {}
@@ -203,7 +221,7 @@ def _cut(text: Any) -> str:
     return text if len(text) <= TABLE_CHARACTERS else f"{text[:TABLE_CHARACTERS]} [cut]"
 
 
-def _small(record: Record) -> Iterator[tuple[str, Path]]:
+def _small(record: Record, later: Iterable[str]) -> Iterator[tuple[str, Path]]:
     """What another store needs to know the job as this one does; the outputs' digests are checked."""
     files: JobFiles = record.job
     yield "spec.json", files.spec
@@ -212,3 +230,6 @@ def _small(record: Record) -> Iterator[tuple[str, Path]]:
     for name in record.kept():
         if not name.startswith(f"{MODEL}/"):
             yield name, record.output(name)
+    for grader in later:
+        for path in (files.scores(grader), files.scores_answers(grader), files.scores_summary(grader)):
+            yield f"{SCORES}/{path.name}", path

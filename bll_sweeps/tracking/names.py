@@ -1,8 +1,8 @@
 """What things are called on W&B. The one place: the tracker, `bll publish`, dashboards and `bll pull` go by it.
 
 Axes are trainer/global_step and trainer/tokens, never wandb's own _step, which counts rows. train/ and perf/ are
-curves, the rest are values of the summary: prior/, eval/ (the primary decoding's), <benchmark>/<decoding>/, final/,
-continuum/.
+curves, the rest are values of the summary: prior/, eval/ (the primary decoding's), <benchmark>/<decoding>/,
+graders/<grader>/<decoding>/ (the scores of graders but the first), final/, continuum/, record/.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ PRIOR_STRENGTH, REGION = "continuum/prior_strength", "continuum/region"
 HISTOGRAMS = {"as_trained": "prior/p", "clean": "prior/p_clean"}  # of p of the target tokens under the base model
 OBJECTIVE, BACKBONE, BENCHMARK = "labels.objective", "labels.backbone", "labels.benchmark"  # of a run's configuration
 ROWS = "record/rows"  # digest of the job's rows, by which those of another result are told apart
+BESIDES = "record/besides"  # digest of what came later than the record: scores of other graders, cells of other sweeps
 RECORD = "record"  # type and alias of the artifact that holds a job's record and its small outputs
 
 

@@ -23,15 +23,7 @@ from bll_sweeps.grid.spec import Spec, read_spec
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import Record, read_json_if, read_record, write_json
 from bll_sweeps.tracking import names
-from bll_sweeps.tracking.content import (
-    Content,
-    Sweeps,
-    content,
-    identity,
-    rows,
-    sweeps_of,
-    told_besides,
-)
+from bll_sweeps.tracking.content import Content, Sweeps, besides, content, identity, rows, sweeps_of
 from bll_sweeps.tracking.wandb import described
 
 VERSION = 1  # of what a published run holds; another one publishes all of them again
@@ -177,7 +169,7 @@ def _work(
 def _digest(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> str:
     """Of all that a run follows from."""
     mine = identity(layout, spec, sweeps.of.get(spec.job.id, []))
-    told = [VERSION, mine.tags, mine.group, spec.plain(), record.outputs, record.result, sweeps.cells.get(spec.job.id)]
+    told = [VERSION, mine.tags, mine.group, spec.plain(), record.outputs, record.result, besides(record, sweeps)]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -187,7 +179,7 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
 
     own = identity(layout, item.spec, sweeps.of.get(item.job_id, []))
     told = rows(item.attempt)
-    rest = content(layout, item.spec, item.record) if item.record else Content()
+    rest = content(layout, item.spec, item.record, sweeps) if item.record else Content()
     session = Session(
         "online",
         own,
@@ -204,7 +196,7 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
     for row in told:
         session.log(row)
     if item.record:
-        session.add(rest, told_besides(item.job_id, sweeps), model=item.spec.tracker.checkpoints)
+        session.add(rest, model=item.spec.tracker.checkpoints)
     session.finish()
     return session.count
 

@@ -21,8 +21,11 @@ from bll_sweeps.grid.spec import Spec, parse_spec, read_spec
 from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import (
+    GENERATIONS,
     atomic_path,
     check_output,
+    done_attempt,
+    file_sha256,
     is_done,
     publish,
     read_json,
@@ -31,7 +34,7 @@ from bll_sweeps.store.records import (
     write_jsonl_gz,
 )
 from bll_sweeps.tracking import names
-from bll_sweeps.tracking.content import CELLS, MODEL
+from bll_sweeps.tracking.content import CELLS, MODEL, SCORES
 from bll_sweeps.tracking.publish import AT_ONCE, Target, reachable
 from bll_sweeps.tracking.wandb import described
 
@@ -40,6 +43,8 @@ _PAGE = 200  # runs in one request
 _OUTPUT = re.compile(
     r"(metrics|sequences|disagreements)\.jsonl|scores\.[\w.-]+\.jsonl|(answers\.[\w.-]+|generations)\.jsonl\.gz"
 )
+_SCORES = re.compile(r"[\w.-]+\.(json|jsonl|answers\.jsonl\.gz)")  # by graders that came later
+_PULLED = "pulled.json"  # of a pulled attempt: what came later than the record, as the server told it
 _JOB = re.compile(r"(pretrain|prior|train|evaluate)-[0-9a-f]{16}")
 
 
@@ -65,7 +70,8 @@ def pull(
 ) -> Pulled:
     """Brings the project's finished jobs (of a sweep: those with its tag) into the store, and their cells as a launch.
 
-    A job that is done here is left as it is. on_job(jobs brought, jobs to bring). UsageError without a key, a server or
+    A job that is done here is left as it is; one that was pulled also gets what came to it since: scores of other
+    graders, cells of other sweeps. on_job(jobs brought, jobs to bring). UsageError without a key, a server or
     such a project.
     """
     import wandb
@@ -79,7 +85,7 @@ def pull(
         wanted, known = _finished(api, layout, target, sweep, out)
         threads = ThreadPoolExecutor(at_once)
         try:
-            futures = {threads.submit(_fetch, api, layout, target, name, folder): name for name in wanted}
+            futures = {threads.submit(_fetch, api, layout, target, run, folder): run.id for run in wanted}
             for done, future in enumerate(as_completed(futures), 1):
                 try:
                     future.result()
@@ -89,12 +95,12 @@ def pull(
                 on_job(done, len(wanted))
         finally:  # Ctrl-C leaves what has not begun; the next pull goes on
             threads.shutdown(cancel_futures=True)
-    _tell(layout, target, [*known, *wanted], sweep, out)
+    _tell(layout, target, [*known, *(run.id for run in wanted)], sweep, out)
     return out
 
 
-def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled) -> tuple[list[str], list[str]]:
-    """The ids of jobs that are to be fetched, and of those that are here; counts the others."""
+def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled) -> tuple[list[Any], list[str]]:
+    """The runs of jobs that are to be fetched, and the ids of those that are here; counts the others."""
     filters = {"tags": f"sweep:{sweep}"} if sweep else {}
     try:
         runs = list(api.runs(target.path, filters=filters, per_page=_PAGE, lazy=False))
@@ -107,18 +113,27 @@ def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled)
             out.foreign += 1
         elif run.state != "finished":
             out.unfinished += 1
-        elif is_done(layout.job(run.id)):
+        elif _is_here(layout.job(run.id), run):
             known.append(run.id)
         else:
-            wanted.append(run.id)
+            wanted.append(run)
     out.known = len(known)
     return wanted, known
 
 
-def _fetch(api: Any, layout: Layout, target: Target, job_id: str, scratch: Path) -> None:
+def _is_here(job: JobFiles, run: Any) -> bool:
+    """With all that came to it since, if it was pulled: what it got here is its own affair."""
+    if not is_done(job):
+        return False
+    pulled = read_json_if(done_attempt(job).output(_PULLED))
+    return pulled is None or pulled[names.BESIDES] == run.summary.get(names.BESIDES)
+
+
+def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) -> None:
     """Puts the job into the store. StoreError for files that are not what the record says."""
     from bll_sweeps.tracking.session import ARTIFACTS
 
+    job_id = run.id
     files = layout.job(job_id)
     aside = scratch / job_id
     with ARTIFACTS:
@@ -127,6 +142,7 @@ def _fetch(api: Any, layout: Layout, target: Target, job_id: str, scratch: Path)
         raise StoreError("its record refers to files elsewhere, which are not fetched")
     artifact.download(root=str(aside), skip_cache=True, multipart=False)
     _check(job_id, aside)
+    write_json(aside / _PULLED, {names.BESIDES: run.summary.get(names.BESIDES)})
     _put(files, aside)
 
 
@@ -141,29 +157,53 @@ def _check(job_id: str, folder: Path) -> None:
         if not _OUTPUT.fullmatch(name):
             raise StoreError(f"the record names an output {name!r}, which no job leaves")
         check_output(folder / name, digest)
+    for summary in (folder / SCORES).glob("*.json"):
+        told = read_json(summary)
+        of_these = told.get("generations") == record["outputs"].get(GENERATIONS, {}).get("sha256")
+        scores = summary.with_suffix(".jsonl")
+        if not (of_these and told.get("grader") == summary.stem and told.get("sha256") == file_sha256(scores)):
+            raise StoreError(f"the scores by {summary.stem} on the server are not those of its record")
 
 
 def _put(files: JobFiles, folder: Path) -> None:
-    """Copies what was fetched into place, DONE last, as a worker would that holds the job's claim."""
+    """Copies what was fetched into place, DONE last, as a worker would that holds the job's claim; of a job that is
+    here only what came later.
+    """
     record = read_json(folder / "record.json")
     files.folder.mkdir(parents=True, exist_ok=True)
     claim = acquire(files)
     if claim is None:
         raise StoreError(f"{files.id} is running here at the moment; pull again when it has ended")
     try:
+        if is_done(files):
+            if done_attempt(files).record.read_bytes() != (folder / "record.json").read_bytes():
+                raise StoreError("the server has another result of this job; it is not mixed with the one here")
+            _copy_scores(folder, files)
+            for name in (CELLS, _PULLED):
+                if (folder / name).exists():
+                    _copy(folder / name, done_attempt(files).output(name))
+            return
         attempt: Attempt = files.attempt(1 + max([0, *(a.number for a in files.attempts())]))
         attempt.folder.mkdir()
         if not files.spec.exists():  # one that is here tells how the job is run here
             _copy(folder / "spec.json", files.spec)
         outputs = [name for name in record["outputs"] if not name.startswith(f"{MODEL}/")]
-        for name in ["attempt.json", "timing.jsonl", CELLS, *outputs, "record.json"]:
+        for name in ["attempt.json", "timing.jsonl", CELLS, _PULLED, *outputs, "record.json"]:
             if (folder / name).exists():
                 _copy(folder / name, attempt.output(name))
         if len(outputs) < len(record["outputs"]):
             write_json(attempt.pruned, {"outputs": [MODEL], "reason": "pulled from W&B, which has no weights"})
+        _copy_scores(folder, files)
         publish(files, attempt)
     finally:
         claim.release()
+
+
+def _copy_scores(folder: Path, files: JobFiles) -> None:
+    """Summaries last, which say that the rest is there."""
+    later = [path for path in (folder / SCORES).glob("*") if _SCORES.fullmatch(path.name)]
+    for path in sorted(later, key=lambda path: (path.suffix == ".json", path.name)):
+        _copy(path, files.folder / SCORES / path.name)
 
 
 def _copy(source: Path, path: Path) -> None:

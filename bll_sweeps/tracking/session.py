@@ -121,16 +121,13 @@ class Session:
     def summary(self, values: Mapping[str, Any]) -> None:
         self._run.summary.update(names.flat(values))
 
-    def add(self, content: Content, told: Mapping[str, Any], *, model: bool = False) -> None:
-        """All that the finished job leaves, after its last row. told: what only the artifact tells, by file name.
-
-        model: the weights too, by reference.
-        """
+    def add(self, content: Content, *, model: bool = False) -> None:
+        """All that the finished job leaves, after its last row; model: the weights too, by reference."""
         with ARTIFACTS:
             if media := _media(content):
                 self._log(media)
             if content.files:
-                self._run.log_artifact(_record(self._run.id, content, told))
+                self._run.log_artifact(_record(self._run.id, content))
             if model and content.model is not None:
                 self._run.log_artifact(_weights(self._run.id, content.model))
         self.summary(content.summary)
@@ -168,7 +165,7 @@ def _weights(job_id: str, folder: Path) -> Any:
     return artifact
 
 
-def _record(job_id: str, content: Content, told: Mapping[str, Any]) -> Any:
+def _record(job_id: str, content: Content) -> Any:
     """An artifact of the record: equal files make no new version of it."""
     import wandb
 
@@ -176,7 +173,7 @@ def _record(job_id: str, content: Content, told: Mapping[str, Any]) -> Any:
     for name, path in content.files.items():
         # Not copied: a finished job's files do not change. Not cached: they are on this disk anyway.
         artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
-    for name, value in told.items():
+    for name, value in content.told.items():
         with artifact.new_file(name, encoding="utf-8") as file:
             json.dump(value, file, sort_keys=True)
     return artifact

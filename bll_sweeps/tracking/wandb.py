@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +34,7 @@ CLOSE_WITHIN_S = 50.0  # less than a minute, whatever hangs
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "off"}
 _LIKE_A_KEY = re.compile(r"\b(?:[0-9a-f]{40}|wandb_v\d+_\w+)\b")
-Finished = Callable[[], tuple[Content, Mapping[str, Any]]]  # read by the mirror's own thread
+Finished = Callable[[], Content]  # read by the mirror's own thread
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Run:
         """Mirrors the next row of the job's metrics (names.curve)."""
 
     def complete(self, finished: Finished) -> None:
-        """Adds what the finished job leaves: content.content, and what its artifact tells besides."""
+        """Adds what the finished job leaves (content.content)."""
 
     def close(self, ok: bool) -> None:
         """Ends the run as finished or failed. Returns within a minute, whatever wandb does."""
@@ -135,8 +135,7 @@ class _WandbRun(Run):
                     session = None
                     break
                 if action == "complete":
-                    content, told = value()
-                    session.add(content, told, model=self._settings.checkpoints)
+                    session.add(value(), model=self._settings.checkpoints)
                 else:
                     session.log(value)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is not the job's

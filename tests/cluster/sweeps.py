@@ -39,7 +39,7 @@ def reference(factory: pytest.TempPathFactory, *args: str) -> Path:
     args = args or tuple(SWEEP)
     if args not in _references:
         root = factory.mktemp("reference") / "runs"
-        done = run(root, "launch", *args)
+        done = run(root, "launch", *args, "hydra.launcher.workers=1")
         assert done.returncode == 0, done.stdout + done.stderr
         _references[args] = root
     return _references[args]

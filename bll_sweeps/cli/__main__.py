@@ -1,0 +1,3 @@
+from bll_sweeps.cli import main
+
+main()

@@ -1,0 +1,127 @@
+"""Commands between the store and Weights & Biases."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bll_sweeps.cli.options import (
+    DONE,
+    at_least_one,
+    layout_of,
+    on_root,
+    on_sweep,
+    root_of,
+    sweep_of,
+    with_problems,
+)
+
+if TYPE_CHECKING:
+    from bll_sweeps.store.layout import Layout
+    from bll_sweeps.tracking.publish import Target
+
+
+def add(commands: Any) -> None:
+    text = "Bring a sweep's finished jobs to Weights & Biases, from a machine that has network: one run per job."
+    sub = on_sweep(commands, "publish", _publish, text)
+    _on_project(sub)
+    sub.add_argument("--live", action="store_true", help="also jobs that run, as far as they are")
+    sub.add_argument("--again", action="store_true", help="also what the ledger knows to be there already")
+    sub.add_argument("--at-once", type=at_least_one, default=8, metavar="N", help="runs in parallel (default: 8)")
+    text = "Bring a W&B project's runs of bll jobs here, as records like any other, which reports and results read."
+    sub = on_root(commands, "pull", _pull, text)
+    sub.add_argument("project", metavar="[ENTITY/]PROJECT", help="default entity: that of the key")
+    sub.add_argument("--sweep", default="", metavar="NAME", help="only this sweep's (default: all)")
+    sub.add_argument("--at-once", type=at_least_one, default=8, metavar="N", help="runs in parallel (default: 8)")
+    sub = on_sweep(commands, "dashboard", _dashboard, "A W&B workspace and a report for a sweep, made or made anew.")
+    _on_project(sub)
+    sub.add_argument("--dry-run", action="store_true", help="only write both as JSON; needs no server and no key")
+    text = "wandb's own terminal viewer on a sweep's runs on this disk; needs neither account nor network."
+    on_sweep(commands, "watch", _watch, text)
+
+
+def _on_project(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--project", default="", help="default: the one that the sweep's jobs name (tracker.project)")
+    sub.add_argument("--entity", default="", help="default: tracker.entity, else that of the key")
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from bll_sweeps.tracking.publish import publish
+
+    layout = layout_of(args)
+    jobs, target = _project_of(layout, sweep_of(args, layout), args)
+    out = publish(
+        layout, jobs, target, live=args.live, again=args.again, at_once=args.at_once, on_job=_progress("published")
+    )
+    print(f"{out.new} jobs published, {out.known} there already, {out.unfinished} not finished", end="")
+    print(f"; {len(out.problems)} failed: publish again" if out.problems else "")
+    return with_problems([f"{job_id}: {problem}" for job_id, problem in sorted(out.problems.items())])
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from bll_sweeps.store.layout import Layout
+    from bll_sweeps.tracking.publish import Target
+    from bll_sweeps.tracking.pull import pull
+
+    entity, _, project = args.project.rpartition("/")
+    root = root_of(args)
+    root.mkdir(parents=True, exist_ok=True)
+    out = pull(
+        Layout(root), Target(project, entity), sweep=args.sweep, at_once=args.at_once, on_job=_progress("pulled")
+    )
+    print(f"{out.new} jobs pulled, {out.known} here already, {out.unfinished} not finished there", end="")
+    print(f", {out.foreign} runs are none of bll's" if out.foreign else "", end="")
+    print(f"; {len(out.problems)} failed: pull again" if out.problems else "")
+    for sweep in out.sweeps:
+        print(f"see `bll results {sweep}`, `bll report {sweep}`")
+    return with_problems([f"{job_id}: {problem}" for job_id, problem in sorted(out.problems.items())])
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from bll_sweeps.cluster.status import read_manifest
+    from bll_sweeps.tracking.watch import watch
+
+    layout = layout_of(args)
+    manifest = read_manifest(layout, sweep_of(args, layout))
+    return watch(layout, list(manifest["jobs"]))
+
+
+def _dashboard(args: argparse.Namespace) -> int:
+    from analysis.figures.style import colours
+    from bll_sweeps.cluster.status import read_manifest
+    from bll_sweeps.tracking import dashboard
+
+    layout = layout_of(args)
+    name = sweep_of(args, layout)
+    manifest = read_manifest(layout, name)
+    _, target = _project_of(layout, name, args)
+    sweep = dashboard.sweep_of(manifest, colours(cell["labels"]["objective"] for cell in manifest["cells"]))
+    if args.dry_run:
+        files = layout.dashboard(sweep.name)
+        dashboard.write(files, sweep, target.entity, target.project)
+        print(files.workspace, files.report, sep="\n")
+    else:
+        print(*dashboard.save(sweep, target.entity, target.project), sep="\n")
+    return DONE
+
+
+def _project_of(layout: Layout, sweep: str, args: argparse.Namespace) -> tuple[list[str], Target]:
+    """The sweep's jobs, and where on W&B they belong."""
+    from bll_sweeps.cluster.status import read_manifest
+    from bll_sweeps.tracking.publish import Target, target_of
+
+    jobs = list(read_manifest(layout, sweep)["jobs"])
+    own = target_of(layout, jobs)
+    return jobs, Target(args.project or own.project, args.entity or own.entity)
+
+
+def _progress(word: str) -> Callable[[int, int], None]:
+    """A line that counts, where somebody looks."""
+
+    def told(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{word} {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return told
