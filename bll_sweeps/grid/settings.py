@@ -10,11 +10,14 @@ from typing import Literal
 from bll_sweeps.errors import ConfigError
 from bll_sweeps.grid.resources import ResourceRule
 
+HEADS = ("own", "naive", "torch", "liger", "cut_cross_entropy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """May not change a result beyond rounding; recorded as provenance of each attempt.
 
+    head: what computes loss and gradient from hidden states (objectives/heads.py); all but `own` are for comparison.
     micro_batch: rows per forward and backward pass (0: the whole batch). eval_batch: generations decoded side by side.
     resources: what the jobs ask of a scheduler (grid/resources.py), over what the site says; default_resources: what
     they ask for where neither it nor the site says otherwise. engine: what generates answers, transformers (the
@@ -28,6 +31,7 @@ class Execution:
     name: str
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     threads: int = 1
+    head: Literal["own", "naive", "torch", "liger", "cut_cross_entropy"] = "own"
     micro_batch: int = 0
     eval_batch: int = 256
     engine: Literal["hf", "vllm"] = "hf"

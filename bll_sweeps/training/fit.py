@@ -9,6 +9,7 @@ never interrupted (CPU, same micro-batch, threads and ranks; with others it diff
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -26,7 +27,8 @@ from bll_sweeps.errors import Interrupted
 from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.objectives.family import has_survivor_count, kept
-from bll_sweeps.objectives.objective_loss import objective_loss
+from bll_sweeps.objectives.heads import check_head, head
+from bll_sweeps.objectives.objective_loss import Base
 from bll_sweeps.training import checkpoint
 from bll_sweeps.training.data import Example
 from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place
@@ -83,13 +85,15 @@ def fit(
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
     optimizer = make_optimizer(model, recipe)
+    check_head(execution.head, objective, device, getattr(torch, recipe.dtype))
+    base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
     found = ranks.broadcast(checkpoint.latest([checkpoints, *earlier]) if ranks.leads else None)
     first, state = 0, _BEGINNING
     if found:
         found.restore(model, optimizer)
         first, state = found.step, found.state
     tokens, log = state["tokens"], Log(metrics, timing, state["metrics"], state["timing"], write=ranks.leads)
-    trainer = _Trainer(model, sequences, objective, recipe, execution.micro_batch, device, optimizer, ranks, stop)
+    trainer = _Trainer(model, base, sequences, objective, recipe, execution, device, optimizer, ranks, stop)
     with deterministic(), log:
         for row, times in zip(log.metrics, log.timing, strict=True):
             on_row(row | times)  # those from before the checkpoint too: a mirror of this attempt is then whole
@@ -147,22 +151,24 @@ class _Outcome:
 
 
 class _Trainer:
-    """Model, data and optimizer; a step of them."""
+    """Model, the one that an anchor holds it to, data and optimizer; a step of them."""
 
     def __init__(
         self,
         model: PreTrainedModel,
+        base: PreTrainedModel | None,
         sequences: Sequences,
         objective: Objective,
         recipe: Recipe,
-        micro_batch: int,
+        execution: Execution,
         device: torch.device,
         optimizer: torch.optim.Optimizer,
         ranks: Ranks,
         stop: Callable[[], bool],
     ):
-        self._model, self._sequences, self._objective, self._recipe = model, sequences, objective, recipe
-        self._micro_batch, self._device, self._optimizer = micro_batch, device, optimizer
+        self._model, self._base, self._sequences = model, base, sequences
+        self._objective, self._recipe, self._head = objective, recipe, head(execution.head, objective)
+        self._micro_batch, self._device, self._optimizer = execution.micro_batch, device, optimizer
         self._ranks, self._stop = ranks, stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -228,12 +234,18 @@ class _Trainer:
 
     def _loss(self, batch: MicroBatch, denominator: float) -> tuple[Tensor, Tensor]:
         """(sum of f over the batch's targets / denominator, their log p)."""
+        base = None
+        if self._base is not None:
+            with torch.no_grad():
+                base = Base(*self._hidden_and_head(self._base, batch))
+        hidden, table = self._hidden_and_head(self._model, batch)
+        return self._head(hidden, table, batch.targets, self._objective, denominator, base=base)
+
+    def _hidden_and_head(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         with self._autocast():
-            hidden = hidden_states(self._model, batch)
-        head = head_weight(self._model)
-        if self._recipe.dtype == "bfloat16":
-            hidden, head = hidden.bfloat16(), head.bfloat16()
-        return objective_loss(hidden, head, batch.targets, self._objective, denominator)
+            hidden = hidden_states(model, batch)
+        table = head_weight(model)
+        return (hidden.bfloat16(), table.bfloat16()) if self._recipe.dtype == "bfloat16" else (hidden, table)
 
     def _no_logp(self) -> Tensor:
         dtype = torch.float64 if self._recipe.dtype == "float64" else torch.float32
