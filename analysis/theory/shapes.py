@@ -35,6 +35,7 @@ MAIN = {
 }
 # Where Proposition 3.2 puts the peak of W_f. A linear f is both, which leaves 1/2.
 HALVES: dict[Curvature, tuple[float, float]] = {"convex": (0.0, 0.5), "concave": (0.5, 1.0), "linear": (0.5, 0.5)}
+_LEAST_LOGP = -690.0
 _GRID = 400  # cells of the grid on which curvature is decided
 _FINE = 100_000  # cells of the grid on which the peak is looked for
 _PEAK_ERROR = 1e-5  # a peak's distance from its grid point is at most one cell
@@ -52,7 +53,10 @@ def gradient_shape(objective: Objective, p: ArrayLike) -> Array:
 def weight(objective: Objective, p: ArrayLike) -> Array:
     """w(p) = -p f'(p) of probabilities p in [0, 1] [any shape]; at p = 0 its limit."""
     with np.errstate(divide="ignore"):
-        return np.asarray(family.weight(objective, np.log(np.asarray(p, dtype=float))))
+        logp = np.log(np.asarray(p, dtype=float))
+    if objective.family == "formula":
+        logp = np.maximum(logp, _LEAST_LOGP)  # where p times log p is 0, and not undefined
+    return np.asarray(family.weight(objective, logp))
 
 
 def peak(objective: Objective) -> float:
