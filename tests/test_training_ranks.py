@@ -36,7 +36,7 @@ from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import read_json, read_record
 from bll_sweeps.training import checkpoint, fit, ranks
-from bll_sweeps.training.packing import Sequences
+from bll_sweeps.training.packing import Batching, Sequences
 from bll_sweeps.training.ranks import SINGLE, Ranks
 from jobs import attempt as attempts
 from jobs.attempt import new_attempt, run_attempt, write_failure
@@ -260,8 +260,8 @@ def test_every_row_is_one_ranks_and_tokens_are_balanced(count, world_size):
 
 def test_a_rank_without_rows_has_no_micro_batches():
     sequences = Sequences.of(examples())
-    for size in (0, 2):
-        assert list(sequences.micro_batches(np.empty(0, dtype=np.int64), size)) == []
+    for batching in (Batching(), Batching(rows=2), Batching(packed=True, tokens=64)):
+        assert list(sequences.micro_batches(np.empty(0, dtype=np.int64), batching)) == []
 
 
 def test_buckets_hold_all_parameters_in_their_order(monkeypatch):

@@ -31,8 +31,8 @@ from bll_sweeps.objectives.heads import check_head, head
 from bll_sweeps.objectives.objective_loss import Base
 from bll_sweeps.training import checkpoint
 from bll_sweeps.training.data import Example
-from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place
-from bll_sweeps.training.packing import DataOrder, MicroBatch, Sequences
+from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place, use_attention
+from bll_sweeps.training.packing import Batching, DataOrder, MicroBatch, Sequences
 from bll_sweeps.training.ranks import SINGLE, Ranks
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def fit(
     """
     device = _prepare(model, recipe, execution, ranks)
     sequences = Sequences.of(examples)
-    check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]))
+    check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]), packed=batching(execution).packed)
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
     optimizer = make_optimizer(model, recipe)
@@ -168,7 +168,7 @@ class _Trainer:
     ):
         self._model, self._base, self._sequences = model, base, sequences
         self._objective, self._recipe, self._head = objective, recipe, head(execution.head, objective)
-        self._micro_batch, self._device, self._optimizer = execution.micro_batch, device, optimizer
+        self._batching, self._device, self._optimizer = batching(execution), device, optimizer
         self._ranks, self._stop = ranks, stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -208,7 +208,7 @@ class _Trainer:
         """
         losses, logps = [], [self._no_logp()]
         rows = self._sequences.share(rows, self._ranks.rank, self._ranks.world_size)
-        for _, batch in self._sequences.micro_batches(rows, self._micro_batch, self._device):
+        for _, batch in self._sequences.micro_batches(rows, self._batching, self._device):
             loss, logp = self._loss(batch, denominator)
             loss.backward()
             losses.append(loss.detach())
@@ -347,9 +347,20 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
 
 
+def batching(execution: Execution) -> Batching:
+    if not execution.packing:
+        return Batching(rows=execution.micro_batch)
+    return Batching(packed=True, tokens=execution.micro_batch_tokens, one_line=execution.attention != "sdpa")
+
+
 def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution, ranks: Ranks) -> torch.device:
     """Puts the model on its device, to train; bfloat16 computes in bfloat16 on float32 master weights."""
     device = place(model, execution, ranks)
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
+    use_attention(model, execution.attention)
+    if execution.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if execution.compile:
+        model.base_model.compile(dynamic=True)  # lines of a step are of another length each
     model.train()
     return device
