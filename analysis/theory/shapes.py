@@ -68,14 +68,22 @@ def peak(objective: Objective) -> float:
 def curvature(objective: Objective) -> Curvature:
     """Whether f is convex or concave on (0, 1], by definition: f((a + b)/2) against (f(a) + f(b))/2.
 
-    Decided over all pairs of a grid of 400 cells, up to rounding. A threshold makes a jump, so f is usually neither.
+    Decided over all pairs of a grid of 400 cells, up to rounding. A threshold makes a jump, so f is usually neither. Of
+    an objective that gives its weight, f is what has that weight: f' = -w / p rises or falls.
     """
+    if objective.weight:
+        p_G = np.arange(1, _GRID + 1) / _GRID
+        rise = np.diff(-weight(objective, p_G) / p_G)
+        return _curvature(rise, 1e-9)
     f_G = np.asarray(family.value(objective, np.log(np.arange(1, _GRID + 1) / _GRID)))
     first, last = np.triu_indices(_GRID, 1)
     even = (first + last) % 2 == 0
     first, last = first[even], last[even]
     gap = (f_G[first] + f_G[last]) / 2 - f_G[(first + last) // 2]
-    slack = 1e-12 * max(float(np.abs(f_G).max()), 1.0)
+    return _curvature(gap, 1e-12 * max(float(np.abs(f_G).max()), 1.0))
+
+
+def _curvature(gap: Array, slack: float) -> Curvature:
     convex, concave = bool((gap >= -slack).all()), bool((gap <= slack).all())
     if convex and concave:
         return "linear"

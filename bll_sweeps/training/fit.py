@@ -359,7 +359,7 @@ def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution, ranks
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
     use_attention(model, execution.attention)
     if execution.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable()
     if execution.compile:
         model.base_model.compile(dynamic=True)  # lines of a step are of another length each
     model.train()

@@ -115,11 +115,8 @@ class Sequences:
             return
         lengths = self._inputs[rows]
         longest, mean = int(lengths.max()), float(lengths.mean())
-        line = (
-            max(longest, batching.tokens)
-            if batching.one_line
-            else max(longest, min(math.ceil(4 * mean), batching.tokens))
-        )
+        wished = batching.tokens if batching.one_line else min(math.ceil(4 * mean), batching.tokens)
+        line = max(longest, wished)
         lines = best_fit(lengths.tolist(), line)
         at_once = max(1, batching.tokens // line)
         for start in range(0, len(lines), at_once):
