@@ -31,11 +31,11 @@ _LEANS = {
 
 _ABOVE = f"""# Objectives
 
-Every choice of `conf/objective/`, made by `python -m analysis.theory.catalogue docs`. f(p) is the loss of a token whose
-probability is p, w(p) = -p f'(p) its gradient weight, W_f(p) = w(p) (1 - p) the pull on the target's logit (paper, Lemma
-3.1). Where f is concave, W_f peaks at p >= 1/2, and the objective leans on what the model believes; where it is convex,
-at p <= 1/2 (Proposition 3.2). A threshold makes it neither. What has no source here is of the paper (arXiv 2510.00526,
-Sections 4 and 5).
+Every choice of `conf/objective/`, made by `python -m analysis.theory.catalogue docs`. f(p) is the loss of a token
+whose probability is p, w(p) = -p f'(p) its gradient weight, W_f(p) = w(p) (1 - p) the pull on the target's logit
+(paper, Lemma 3.1). Where f is concave, W_f peaks at p >= 1/2, and the objective leans on what the model believes;
+where it is convex, at p <= 1/2 (Proposition 3.2). A threshold makes it neither. What has no source here is of the
+paper (arXiv 2510.00526, Sections 4 and 5).
 
 ![W_f of every objective]({PLOT})
 
@@ -52,16 +52,16 @@ A file in `$BLL_CONF/objective/` (or in conf/objective/) is all it takes:
     formula: -(1 - p)**gamma * logp
     parameters: {gamma: 3.0}
 
-A formula may use `logp`, `p`, `q` (1 - p), `entropy` (of the `entropy_top` most probable tokens among themselves, over its
-highest: 0 to 1, taken as a constant), its parameters, numbers, `+ - * / **`, and `exp log expm1 log1p sqrt minimum maximum
-constant` and `where(p < 0.2, a, b)`; `constant(x)` has no gradient. It is parsed, not run as code, and its weight is
-derived from it. Where the weight is not the derivative of the value (DFT), say it as `weight`. It must be finite, with its
-derivative, for every p in (0, 1]: write `log(q + 0.001)`, not `log(q)`. It goes into a job's identity as it stands, so
-that another spacing is the same job and another number another one.
+A formula may use `logp`, `p`, `q` (1 - p), `entropy` (of the `entropy_top` most probable tokens among themselves,
+over its highest: 0 to 1, taken as a constant), its parameters, numbers, `+ - * / **`, and `exp log expm1 log1p sqrt
+minimum maximum constant` and `where(p < 0.2, a, b)`; `constant(x)` has no gradient. It is parsed, not run as code,
+and its weight is derived from it. Where the weight is not the derivative of the value (DFT), say it as `weight`. It
+must be finite, with its derivative, for every p in (0, 1]: write `log(q + 0.001)`, not `log(q)`. It goes into a
+job's identity as it stands, so that another spacing is the same job and another number another one.
 
-Any objective may have a threshold (`keep`, `threshold` or `threshold_quantile`), `smoothing` (a share of the loss that all
-tokens of the vocabulary get instead of the target) and an `anchor` (times KL(base model || model), which keeps a second
-copy of the backbone in memory).
+Any objective may have a threshold (`keep`, `threshold` or `threshold_quantile`), `smoothing` (a share of the loss
+that all tokens of the vocabulary get instead of the target) and an `anchor` (times KL(base model || model), which
+keeps a second copy of the backbone in memory).
 """
 
 
