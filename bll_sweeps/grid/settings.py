@@ -20,7 +20,8 @@ class Execution:
     head: what computes loss and gradient from hidden states (objectives/heads.py); all but `own` are for comparison.
     micro_batch: rows per forward and backward pass (0: the whole batch), each padded to the longest. packing: lines of
     several sequences instead, about micro_batch_tokens tokens in all. attention: the kernel of a training; all keep
-    packed sequences apart, sdpa by a dense mask, the others without one. activation_checkpointing: what layers hold
+    packed sequences apart, sdpa by a dense mask, the others without one. sharding: the ranks of a training hold a
+    part each of weights, gradients and optimizer states, instead of a copy. activation_checkpointing: what layers hold
     is computed again in the backward pass. compile: by torch.compile. eval_batch: generations decoded side by side.
     resources: what the jobs ask of a scheduler (grid/resources.py), over what the site says; default_resources: what
     they ask for where neither it nor the site says otherwise. engine: what generates answers, transformers (the
@@ -39,6 +40,7 @@ class Execution:
     packing: bool = False
     micro_batch_tokens: int = 16384
     attention: Literal["sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
+    sharding: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
     eval_batch: int = 256

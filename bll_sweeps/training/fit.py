@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -34,6 +35,7 @@ from bll_sweeps.training.data import Example
 from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place, use_attention
 from bll_sweeps.training.packing import Batching, DataOrder, MicroBatch, Sequences
 from bll_sweeps.training.ranks import SINGLE, Ranks
+from bll_sweeps.training.sharding import is_sharded, shard, whole, whole_with_gradient
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,7 +71,8 @@ def fit(
     ranks: Ranks = SINGLE,
     stop: Callable[[], bool] = lambda: False,
 ) -> FitResult:
-    """Trains `model` in place and leaves it in eval mode; with several (connected) ranks on each of them alike.
+    """Trains `model` in place and leaves it in eval mode; with several (connected) ranks on each of them alike, or each
+    with its part of it, with Execution.sharding (sharding.whole_state).
 
     checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, newest first, whose newest
     complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
@@ -84,9 +87,12 @@ def fit(
     check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]), packed=batching(execution).packed)
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
-    optimizer = make_optimizer(model, recipe)
     check_head(execution.head, objective, device, getattr(torch, recipe.dtype))
     base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
+    if execution.sharding and ranks.world_size > 1:
+        for one in (model, base) if base is not None else (model,):
+            shard(one, device, ranks)
+    optimizer = make_optimizer(model, recipe)
     found = ranks.broadcast(checkpoint.latest([checkpoints, *earlier]) if ranks.leads else None)
     first, state = 0, _BEGINNING
     if found:
@@ -111,9 +117,9 @@ def fit(
                 on_row(log.add(row))
             stopping = outcome.stop and done < total
             due = done % execution.checkpoint_every_steps == 0 and done < total
-            if (due or stopping) and ranks.leads:
+            if (due or stopping) and (ranks.leads or is_sharded(model)):
                 state = {"tokens": tokens, "metrics": log.metrics, "timing": log.timing}
-                checkpoint.save(checkpoints, done, model, optimizer, state)
+                checkpoint.save(checkpoints, done, model, optimizer, state, write=ranks.leads)
             on_progress(done, total)
             if stopping:
                 raise Interrupted(f"stopped at step {done} of {total} and saved it")
@@ -169,7 +175,7 @@ class _Trainer:
         self._model, self._base, self._sequences = model, base, sequences
         self._objective, self._recipe, self._head = objective, recipe, head(execution.head, objective)
         self._batching, self._device, self._optimizer = batching(execution), device, optimizer
-        self._ranks, self._stop = ranks, stop
+        self._ranks, self._stop, self._sharded = ranks, stop, is_sharded(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def step(self, rows: np.ndarray, rate: float, step: int) -> _Outcome:
@@ -185,13 +191,14 @@ class _Trainer:
         # In one go, and before the gradients: this is where a lost peer is noticed at once (see Ranks.sum).
         trained_here = [p.grad is not None for p in self._parameters]
         value, kept_tokens, stops, *trained = self._ranks.sum([value, kept_here, self._stop(), *trained_here])
-        self._ranks.sum_gradients([p for p, somewhere in zip(self._parameters, trained, strict=True) if somewhere])
+        if not self._sharded:  # else that is done already
+            self._ranks.sum_gradients([p for p, somewhere in zip(self._parameters, trained, strict=True) if somewhere])
         if survivors:
             # The survivors are known only now; the gradient is linear in 1 / denominator.
             count = max(1, kept_tokens)
             value /= count
             torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], 1.0 / count)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm)).item()
         if not (math.isfinite(value) and math.isfinite(norm)):
             place = f"at step {step + 1} (objective={self._objective.name}, learning_rate={rate:.4g})"
             raise FloatingPointError(
@@ -207,13 +214,28 @@ class _Trainer:
         the log p of its supervised tokens; without rows there are none of either.
         """
         losses, logps = [], [self._no_logp()]
-        rows = self._sequences.share(rows, self._ranks.rank, self._ranks.world_size)
-        for _, batch in self._sequences.micro_batches(rows, self._batching, self._device):
+        for batch in self._batches(rows):
             loss, logp = self._loss(batch, denominator)
             loss.backward()
             losses.append(loss.detach())
             logps.append(logp)
         return torch.stack(losses).sum().item() if losses else 0.0, logps
+
+    def _batches(self, rows: np.ndarray) -> Iterator[MicroBatch]:
+        """This rank's micro-batches of the step. The ranks of a sharded model have equally many, since each takes part
+        in every forward and backward pass of the others.
+        """
+        world = self._ranks.world_size
+        of_ranks = [self._sequences.share(rows, rank, world) for rank in range(world)]
+        mine = of_ranks[self._ranks.rank]
+        for _, batch in self._sequences.micro_batches(mine, self._batching, self._device):
+            yield batch
+        if self._sharded:
+            counts = [len(self._sequences.lines(of, self._batching)) for of in of_ranks]
+            yield from self._fill(max(counts) - counts[self._ranks.rank])
+
+    def _fill(self, count: int) -> Iterator[MicroBatch]:
+        yield from (self._sequences.nothing(self._device) for _ in range(count))
 
     def _authors_gradients(self, rows: np.ndarray) -> tuple[float, list[Tensor]]:
         """As _gradients, by Recipe.gradient=authors: row i of the step is rank i % ranks', and of a rank's rows each
@@ -224,8 +246,10 @@ class _Trainer:
         of_ranks = [rows[rank :: recipe.ranks] for rank in range(recipe.ranks)]
         size = recipe.micro_batch
         groups = [of[start : start + size] for of in of_ranks for start in range(0, len(of), size)]
-        for group in groups[self._ranks.rank :: self._ranks.world_size]:
-            loss, logp = self._loss(self._sequences.micro_batch(group, self._device), 1)
+        mine = groups[self._ranks.rank :: self._ranks.world_size]
+        missing = len(groups[:: self._ranks.world_size]) - len(mine) if self._sharded else 0
+        for batch in itertools.chain((self._sequences.micro_batch(g, self._device) for g in mine), self._fill(missing)):
+            loss, logp = self._loss(batch, 1)
             mean = loss / max(1, int(kept(self._objective, logp).sum()))
             (mean / recipe.ranks).backward()
             losses.append(mean.item() / len(groups))
@@ -244,7 +268,7 @@ class _Trainer:
     def _hidden_and_head(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         with self._autocast():
             hidden = hidden_states(model, batch)
-        table = head_weight(model)
+        table = whole_with_gradient(head_weight(model))
         return (hidden.bfloat16(), table.bfloat16()) if self._recipe.dtype == "bfloat16" else (hidden, table)
 
     def _no_logp(self) -> Tensor:

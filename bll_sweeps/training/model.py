@@ -101,12 +101,19 @@ def deterministic() -> Iterator[None]:
         settings.fill_uninitialized_memory = fill
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes both (safetensors) to a temporary folder, flushed and renamed to `folder`, which must be absent."""
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Writes both (safetensors) to a temporary folder, flushed and renamed to `folder`, which must be absent. state:
+    the model's tensors, where it does not hold all of them itself.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _no_bars()
-    model.save_pretrained(temporary)
+    model.save_pretrained(temporary, state_dict=state)
     tokenizer.save_pretrained(temporary)
     commit_folder(temporary, folder)
 

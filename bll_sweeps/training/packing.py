@@ -93,35 +93,30 @@ class Sequences:
     def micro_batches(
         self, rows: np.ndarray, batching: Batching, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[np.ndarray, MicroBatch]]:
-        """Padded ones are of rows sorted by length, so that little is padded; with each, its rows in its order."""
-        if batching.packed:
-            yield from self._packed(rows, batching, device)
-            return
-        size = batching.rows
-        if 0 < size < len(rows):
-            rows = rows[np.argsort(self._inputs[rows], kind="stable")]
-        size = size or max(1, len(rows))
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield part, self.micro_batch(part, device)
+        """With each its rows, in its order."""
+        for lines in self.lines(rows, batching):
+            part = np.concatenate(lines)
+            yield part, self.packed_batch(lines, device) if batching.packed else self.micro_batch(part, device)
 
-    def _packed(
-        self, rows: np.ndarray, batching: Batching, device: torch.device | str
-    ) -> Iterator[tuple[np.ndarray, MicroBatch]]:
-        """Lines that hold the longest row, and some four of the mean length: longer ones are better filled, but their
-        dense attention costs more.
+    def lines(self, rows: np.ndarray, batching: Batching) -> list[list[np.ndarray]]:
+        """Of each micro-batch, the rows of its lines. Padded ones are of rows sorted by length, so that little is
+        padded. Packed lines hold the longest row, and some four of the mean length: longer ones are better filled, but
+        their dense attention costs more.
         """
         if not len(rows):
-            return
+            return []
+        if not batching.packed:
+            size = batching.rows or len(rows)
+            if size < len(rows):
+                rows = rows[np.argsort(self._inputs[rows], kind="stable")]
+            return [list(rows[start : start + size, None]) for start in range(0, len(rows), size)]
         lengths = self._inputs[rows]
         longest, mean = int(lengths.max()), float(lengths.mean())
         wished = batching.tokens if batching.one_line else min(math.ceil(4 * mean), batching.tokens)
         line = max(longest, wished)
-        lines = best_fit(lengths.tolist(), line)
+        packed = [rows[numbers] for numbers in best_fit(lengths.tolist(), line)]
         at_once = max(1, batching.tokens // line)
-        for start in range(0, len(lines), at_once):
-            part = [rows[numbers] for numbers in lines[start : start + at_once]]
-            yield np.concatenate(part), self.packed_batch(part, device)
+        return [packed[start : start + at_once] for start in range(0, len(packed), at_once)]
 
     def packed_batch(self, lines: Sequence[np.ndarray], device: torch.device | str = "cpu") -> MicroBatch:
         """The rows of each line after one another."""
@@ -140,6 +135,12 @@ class Sequences:
         targets = self._flat[source[supervised] + 1].astype(np.int64)
         arrays = inputs, place[supervised], targets, position_ids
         return MicroBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    @staticmethod
+    def nothing(device: torch.device | str = "cpu") -> MicroBatch:
+        """One without a target, for a rank that has to take part in others' operations."""
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        return MicroBatch(torch.zeros(1, 1, dtype=torch.int64, device=device), none, none)
 
     def micro_batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> MicroBatch:
         column = np.arange(self._inputs[rows].max())
