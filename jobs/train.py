@@ -47,6 +47,7 @@ def fit_and_save(
     """Trains from the newest checkpoint of earlier attempts, saves `model/` and the curves."""
     from bll_sweeps.training.fit import fit
     from bll_sweeps.training.model import save_model
+    from bll_sweeps.training.sharding import whole_state
 
     attempt = context.attempt
 
@@ -70,8 +71,9 @@ def fit_and_save(
         ranks=context.ranks,
         stop=context.stop,
     )
+    state = whole_state(model)
     if context.ranks.leads:
-        save_model(model, tokenizer, attempt.output("model"))
+        save_model(model, tokenizer, attempt.output("model"), state)
     parameters = sum(p.numel() for p in model.parameters())
     result = {
         "steps": fitted.steps,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bll_sweeps.errors import UsageError
 from bll_sweeps.grid.axes import Objective
-from bll_sweeps.objectives.catalogue import main_catalogue
+from bll_sweeps.objectives import heads
+from bll_sweeps.objectives.catalogue import NLL, main_catalogue
+from bll_sweeps.objectives.chunks import IGNORE
 from bll_sweeps.objectives.family import kept, value
-from bll_sweeps.objectives.objective_loss import objective_loss
-from bll_sweeps.objectives.token_logp import IGNORE, token_logp
+from bll_sweeps.objectives.heads import Head, check_head, naive_loss
+from bll_sweeps.objectives.heads import head as head_named
+from bll_sweeps.objectives.objective_loss import Base, objective_loss
+from bll_sweeps.objectives.token_logp import token_logp
 
 EXTRA = {
     "alpha_zero": Objective(name="alpha_zero", family="power", alpha=0.0),
@@ -188,3 +196,134 @@ def test_a_negative_denominator_is_refused():
     hidden, weight, target = problem(8)
     with pytest.raises(ValueError, match="denominator"):
         objective_loss(hidden, weight, target, OBJECTIVES["p"], -1)
+
+
+# --- losses of more than log p ---------------------------------------------------------------------------------------
+
+RELATIVES = {
+    "dft": Objective(name="dft", family="formula", formula="-p * logp", weight="p"),
+    "focal": Objective(name="focal", family="formula", formula="-(1 - p)**g * logp", parameters={"g": 2.0}),
+    "focal_half": Objective(name="focal_half", family="formula", formula="-(1 - p + 1e-3)**0.5 * logp"),
+    "eaft": Objective(
+        name="eaft", family="formula", formula="-entropy**a * logp", parameters={"a": 1.0}, entropy_top=5
+    ),
+    "asft": Objective(name="asft", family="formula", formula="-p * logp", weight="p", anchor=0.1),
+    "smoothed": Objective(name="smoothed", family="nll", smoothing=0.1),
+    "smoothed_above": Objective(name="smoothed_above", family="power", smoothing=0.3, keep="above", threshold=0.2),
+    "anchored_below": Objective(name="anchored_below", family="nll", anchor=0.5, keep="below", threshold=0.2),
+}
+every_relative = pytest.mark.parametrize("objective", RELATIVES.values(), ids=RELATIVES.keys())
+
+
+def written_out(hidden: Tensor, weight: Tensor, target: Tensor, base: Base, name: str) -> Tensor:
+    """The losses as their papers write them, in float64, for autograd; the sum over seen tokens."""
+    seen = target != IGNORE
+    every = torch.log_softmax(hidden @ weight.T, -1)[seen]
+    logp = every.gather(1, target[seen][:, None])[:, 0]
+    p = logp.exp()
+    anchor = torch.log_softmax(base.hidden_ND[seen] @ base.weight_VD.T, -1)
+    kl = (anchor.exp() * (anchor - every)).sum(1)
+    top = torch.softmax(every.detach().topk(5, dim=1).values, 1)
+    entropy = -(top * top.log()).nan_to_num().sum(1) / torch.tensor(5.0, dtype=torch.float64).log()
+    smooth = -every.mean(1)
+    per_token = {
+        "dft": -p.detach() * logp,
+        "focal": -((1 - p) ** 2) * logp,
+        "focal_half": -((1 - p + 1e-3) ** 0.5) * logp,
+        "eaft": -entropy * logp,
+        "asft": -p.detach() * logp + 0.1 * kl,
+        "smoothed": -0.9 * logp + 0.1 * smooth,
+        "smoothed_above": torch.where(p >= 0.2, 0.7 * (1 - p) + 0.3 * smooth, 0.0),
+        "anchored_below": torch.where(p <= 0.2, -logp, 0.0) + 0.5 * kl,
+    }
+    return per_token[name].sum()
+
+
+@every_relative
+@pytest.mark.parametrize("head", [objective_loss, naive_loss], ids=["own", "naive"])
+def test_relatives_are_what_their_papers_write(objective: Objective, head: Head) -> None:
+    hidden, weight, target = problem(3)
+    base_hidden, base_weight, _ = problem(4)
+    base = Base(base_hidden.detach(), base_weight.detach())
+    expected = written_out(hidden, weight, target, base, objective.name) / 31
+    loss, _ = head(hidden, weight, target, objective, 31, base=base)
+    torch.testing.assert_close(loss, expected, rtol=1e-11, atol=1e-13)
+    assert_same(gradients(loss, hidden, weight), gradients(expected, hidden, weight), 1e-10)
+
+
+@every_relative
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spread", [0.3, 3.0, 300.0])
+def test_every_gradient_is_as_near_to_float64_as_the_naive_one(
+    objective: Objective, dtype: torch.dtype, spread: float
+) -> None:
+    assert_as_exact_as_naive(objective, dtype, *problem(5, rows=30, spread=spread))
+
+
+def assert_as_exact_as_naive(
+    objective: Objective, dtype: torch.dtype, hidden: Tensor, weight: Tensor, target: Tensor
+) -> None:
+    """Of inputs that are rounded to the dtype; both heads' errors are those of the largest entry."""
+    rounded = [tensor.detach().to(dtype).requires_grad_() for tensor in (hidden, weight)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in rounded]
+    base, exact_base = (Base(*(tensor.detach().roll(1, 0) for tensor in of)) for of in (rounded, exact))
+    wanted = torch.autograd.grad(naive_loss(*exact, target, objective, 7, base=exact_base)[0], exact)
+    errors = []
+    for head in (objective_loss, naive_loss):
+        found = torch.autograd.grad(head(*rounded, target, objective, 7, base=base)[0], rounded)
+        pairs = zip(found, wanted, strict=True)
+        errors.append(max(((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-30)).item() for a, b in pairs))
+    assert errors[0] <= 2 * errors[1] + 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["torch", "liger", "cut_cross_entropy"])
+def test_a_foreign_head_gives_the_same_or_says_why_not(name: str) -> None:
+    objective = main_catalogue()["p_above"]
+    if name != "torch" and importlib.util.find_spec({"liger": "liger_kernel"}.get(name, name)) is None:
+        with pytest.raises(UsageError, match="pip install"):
+            head_named(name, objective)
+        return
+    hidden, weight, target = problem(6)
+    inputs = [tensor.detach().float().requires_grad_() for tensor in (hidden, weight)]
+    check_head(name, objective, torch.device("cpu"), torch.float32)
+    loss, logp = head_named(name, objective)(*inputs, target, objective, 11)
+    expected, found = naive_loss(hidden, weight, target, objective, 11)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logp.double(), found, rtol=1e-4, atol=1e-5)
+    assert_same(torch.autograd.grad(loss, inputs), gradients(expected, hidden, weight), 1e-4)
+
+
+def test_a_head_with_wrong_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Liger before 0.8.5 was: the mean of the upstream gradient instead of each token's own."""
+
+    check_head("torch", NLL, torch.device("cpu"), torch.float32)
+    right = heads._torch
+    monkeypatch.setattr(heads, "_torch", lambda: (lambda nll: lambda *of: _unweighted(nll(*of)))(right()))
+    with pytest.raises(UsageError, match=r"execution.head='torch' gives wrong gradients here \(torch 2"):
+        check_head("torch", NLL, torch.device("cpu"), torch.float32)
+
+
+class _unweighted_gradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor) -> Tensor:
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.mean().expand_as(grad)
+
+
+def _unweighted(losses: Tensor) -> Tensor:
+    return _unweighted_gradient.apply(losses)
+
+
+def test_a_foreign_head_refuses_what_it_cannot_compute() -> None:
+    with pytest.raises(UsageError, match="smoothed needs more than log p of the target, which only own and naive"):
+        head_named("torch", RELATIVES["smoothed"])
+
+
+def test_an_anchor_needs_a_base_model() -> None:
+    hidden, weight, target = problem(7)
+    for head in (objective_loss, naive_loss):
+        with pytest.raises(ValueError, match=r"objective.anchor=0.1 needs the base model"):
+            head(hidden, weight, target, RELATIVES["asft"], 3)

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from bll_sweeps.errors import ConfigError
+from bll_sweeps.errors import ConfigError, UsageError
 from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.objectives.catalogue import main_catalogue
@@ -34,7 +34,12 @@ from bll_sweeps.training.packing import DataOrder
 
 ROOT = Path(__file__).parents[1]
 SURVIVORS = Objective(name="survivors", family="nll", keep="above", threshold=0.05, normaliser="survivors")
-CATALOGUE = {**main_catalogue(), "survivors": SURVIVORS}
+RELATIVES = (
+    Objective(name="asft", family="formula", formula="-p * logp", weight="p", anchor=0.1),
+    Objective(name="eaft", family="formula", formula="-entropy * logp"),
+    Objective(name="label_smoothing", family="nll", smoothing=0.1),
+)
+CATALOGUE = {**main_catalogue(), "survivors": SURVIVORS, **{objective.name: objective for objective in RELATIVES}}
 COLUMNS = {"step", "tokens", "objective", "nll", "mean_p", "p_q05", "p_q25", "p_q50", "p_q75", "p_q95"} | {
     "grad_norm", "kept_fraction", "learning_rate",
 }  # fmt: skip
@@ -238,6 +243,61 @@ def test_the_micro_batch_does_not_change_the_result(name, tmp_path):
         model, result = run(tmp_path / str(size), CATALOGUE[name], recipe, execution)
         torch.testing.assert_close(weights(model), weights(expected), rtol=1e-8, atol=1e-12)
         assert result.final == pytest.approx(whole.final, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", ["nll", "p10", "logp_below", "survivors", "asft", "eaft", "label_smoothing"])
+def test_packing_does_not_change_the_result(name, tmp_path):
+    recipe = replace(RECIPE, dtype="float64")
+    expected, whole = run(tmp_path / "padded", CATALOGUE[name], recipe)
+    for tokens in (16, 64):
+        execution = replace(EXECUTION, packing=True, micro_batch_tokens=tokens)
+        model, result = run(tmp_path / str(tokens), CATALOGUE[name], recipe, execution)
+        torch.testing.assert_close(weights(model), weights(expected), rtol=1e-8, atol=1e-12)
+        assert result.final == pytest.approx(whole.final, rel=1e-8)
+
+
+def test_packing_in_float32_gives_the_same_first_losses(tmp_path):
+    losses = []
+    for packing in (False, True):
+        execution = replace(EXECUTION, packing=packing, micro_batch_tokens=64, log_every_steps=1)
+        run(tmp_path / str(packing), CATALOGUE["nll"], replace(RECIPE, steps=10), execution)
+        rows = (tmp_path / str(packing) / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(row)["objective"] for row in rows])
+    assert len(losses[0]) == 10
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_sequences_that_could_see_each_other_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    from transformers import masking_utils
+
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)  # no block mask
+    execution = replace(EXECUTION, packing=True, micro_batch_tokens=64)
+    with pytest.raises(UsageError, match="does not keep packed sequences apart"):
+        run(tmp_path, CATALOGUE["nll"], RECIPE, execution)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_kernel_that_is_not_installed_is_named(tmp_path):
+    execution = replace(EXECUTION, packing=True, attention="flash_attention_2")
+    with pytest.raises(UsageError, match=r"execution\.attention='flash_attention_2' cannot be used for Qwen2"):
+        run(tmp_path, CATALOGUE["nll"], RECIPE, execution)
+
+
+@pytest.mark.parametrize("change", [{"activation_checkpointing": True}, {"head": "naive"}, {"head": "torch"}])
+def test_how_a_step_is_computed_does_not_change_the_result(change, tmp_path):
+    recipe = replace(RECIPE, dtype="float64")
+    expected, _ = run(tmp_path / "plain", CATALOGUE["p"], recipe)
+    model, _ = run(tmp_path / "other", CATALOGUE["p"], recipe, replace(EXECUTION, **change))
+    torch.testing.assert_close(weights(model), weights(expected), rtol=1e-8, atol=1e-12)
+
+
+def test_an_anchor_of_great_weight_holds_the_model_where_it_was(tmp_path):
+    """At the base model KL has no gradient, so that all that moves it away is f."""
+    start, moved = weights(small_model()), []
+    for anchor in (0.0, 1.0, 30.0):
+        objective = Objective(name="anchored", family="nll", anchor=anchor)
+        moved.append((weights(run(tmp_path / str(anchor), objective)[0]) - start).norm().item())
+    assert moved[0] > moved[1] > moved[2]
 
 
 def test_weight_decay_spares_biases_and_norms(tmp_path):

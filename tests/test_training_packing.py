@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_training_fit import small_model
 
 from bll_sweeps.grid.axes import Recipe
-from bll_sweeps.training.packing import DataOrder, Sequences
+from bll_sweeps.training.model import hidden_states
+from bll_sweeps.training.packing import Batching, DataOrder, Sequences, best_fit
 
 
 def recipe(batch_size: int, steps: int = 0, epochs: float = 1.0) -> Recipe:
@@ -77,7 +80,7 @@ def test_micro_batches_hold_each_supervised_token_once_under_its_context(pairs, 
     packed = Sequences(pairs)
     rows = np.array([random.randrange(len(pairs)) for _ in range(7)])
     found = []
-    for part, batch in packed.micro_batches(rows, size):
+    for part, batch in packed.micro_batches(rows, Batching(rows=size)):
         assert 1 <= len(part) <= (size or len(rows)) and batch.inputs.shape[0] == len(part)
         width = batch.inputs.shape[1]
         assert width == max(len(pairs[row][0]) for row in part) - 1
@@ -92,3 +95,59 @@ def test_micro_batches_hold_each_supervised_token_once_under_its_context(pairs, 
     assert sorted(found) == sorted(expected)
     assert len(expected) == packed.supervised[rows].sum()
     assert packed.input_tokens(rows) == sum(len(pairs[row][0]) - 1 for row in rows)
+
+
+@given(
+    st.lists(sequences, min_size=1, max_size=12),
+    st.integers(1, 40),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_packed_lines_hold_each_supervised_token_once_under_its_own_context(pairs, tokens, one_line, random):
+    packed = Sequences(pairs)
+    rows = np.array([random.randrange(len(pairs)) for _ in range(7)])
+    found, in_order = [], []
+    for part, batch in packed.micro_batches(rows, Batching(packed=True, tokens=tokens, one_line=one_line)):
+        longest = max(len(pairs[row][0]) - 1 for row in rows)
+        assert batch.inputs.numel() <= max(tokens, longest)
+        assert len(batch.inputs) == 1 or not one_line
+        flat, places = batch.inputs.flatten().tolist(), batch.position_ids.flatten().tolist()
+        assert (batch.position_ids[:, 0] == 0).all()
+        for position, target in zip(batch.positions.tolist(), batch.targets.tolist(), strict=True):
+            # A token's context are the tokens since the position ids last began anew, and nothing before them.
+            context = flat[position - places[position] : position + 1]
+            assert places[position - places[position] : position + 1] == list(range(len(context)))
+            found.append((tuple(context), target))
+        in_order += [(row, packed.supervised[row]) for row in part]
+    expected = [
+        (row, tuple(pairs[row][0][:k]), pairs[row][0][k])
+        for row, _ in in_order
+        for k in range(max(1, pairs[row][1]), len(pairs[row][0]))
+    ]
+    assert found == [(context, target) for _, context, target in expected]
+    assert sorted(row for row, _ in in_order) == sorted(rows)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(50, 120))
+def test_bins_hold_everything_once_and_two_of_them_never_fit_into_one(lengths, capacity):
+    bins = best_fit(lengths, capacity)
+    assert sorted(number for one in bins for number in one) == list(range(len(lengths)))
+    filled = sorted(sum(lengths[number] for number in one) for one in bins)
+    assert filled[-1] <= capacity
+    assert len(filled) == 1 or filled[0] + filled[1] > capacity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["sdpa", "flex_attention", "eager"])
+def test_every_attention_kernel_keeps_packed_sequences_apart(kernel):
+    """On the CPU flex_attention has no backward pass; what it computes can be compared all the same."""
+    model = small_model().eval().requires_grad_(False)
+    rows = np.arange(5)
+    packed = Sequences([(list(range(2, 2 + n)), 1) for n in (9, 4, 12, 6, 3)])
+    ((_, alone),) = packed.micro_batches(rows, Batching())
+    expected = hidden_states(model, alone)
+    model.set_attn_implementation(kernel)
+    ((part, line),) = packed.micro_batches(rows, Batching(packed=True, tokens=64, one_line=kernel == "flex_attention"))
+    order = np.concatenate([np.arange(29)[np.repeat(rows, packed.supervised[rows]) == row] for row in part])
+    assert len(order) == len(expected) == 29
+    torch.testing.assert_close(hidden_states(model, line), expected[torch.from_numpy(order)], rtol=1e-4, atol=1e-5)

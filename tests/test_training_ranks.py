@@ -32,12 +32,14 @@ from bll_sweeps.errors import ConfigError, Interrupted, UsageError
 from bll_sweeps.grid.cell import Job
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.grid.spec import Spec, spec_text, write_spec
+from bll_sweeps.objectives import heads
 from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import read_json, read_record
-from bll_sweeps.training import checkpoint, fit, ranks
-from bll_sweeps.training.packing import Sequences
+from bll_sweeps.training import checkpoint, ranks
+from bll_sweeps.training.packing import Batching, Sequences
 from bll_sweeps.training.ranks import SINGLE, Ranks
+from bll_sweeps.training.sharding import whole_state
 from jobs import attempt as attempts
 from jobs.attempt import new_attempt, run_attempt, write_failure
 
@@ -46,6 +48,7 @@ STOPPED, KILLED = 3, -signal.SIGKILL  # exit statuses of ranks
 DOUBLE = replace(RECIPE, dtype="float64", batch_size=18)  # 18 rows are no multiple of 4 ranks
 SHORT = replace(DOUBLE, batch_size=14, steps=0, epochs=6.7)  # 19 whole batches and one of 2 rows
 AUTHORS = {"gradient": "authors", "micro_batch": 4, "ranks": 2}
+SHARDED = {"sharding": True}
 CASES = {
     "nll": ("nll", DOUBLE, 0),
     "nll, micro-batches": ("nll", DOUBLE, 2),
@@ -55,6 +58,11 @@ CASES = {
     "survivors, short last batch, micro-batches": ("survivors", SHORT, 2),
     "authors, on other ranks than theirs": ("nll", replace(DOUBLE, **AUTHORS), 0),
     "authors, survivors, short last batch": ("survivors", replace(SHORT, **AUTHORS), 2),
+    "sharded": ("nll", DOUBLE, 0, SHARDED),
+    "sharded, short last batch, micro-batches": ("p", SHORT, 2, SHARDED),
+    "sharded, survivors, packed": ("survivors", SHORT, 0, {**SHARDED, "packing": True, "micro_batch_tokens": 24}),
+    "sharded, anchored, activations again": ("asft", DOUBLE, 3, {**SHARDED, "activation_checkpointing": True}),
+    "sharded, authors": ("nll", replace(SHORT, **AUTHORS), 0, SHARDED),
 }
 
 
@@ -63,16 +71,18 @@ CASES = {
 
 def train(folder: str, case: str, earlier: list[str], stop_at: int = 0, stopping_rank: int = 0) -> None:
     """One rank's part of a training; leaves its weights. `stopping_rank` alone is asked to stop, in step `stop_at`."""
-    name, recipe, micro_batch = CASES[case]
+    name, recipe, micro_batch, *how = CASES[case]
     mine, asked, seen = Ranks.of_environment(), itertools.count(1), []
-    execution = replace(EXECUTION, micro_batch=micro_batch)
+    execution = replace(EXECUTION, micro_batch=micro_batch, **(how[0] if how else {}))
     with mine.connected(execution):
         model, _ = run(
             Path(folder), CATALOGUE[name], recipe, execution,
             earlier=tuple(map(Path, earlier)), ranks=mine, on_progress=lambda done, _: seen.append(done),
             stop=lambda: mine.rank == stopping_rank and next(asked) == stop_at,
         )  # fmt: skip
-    torch.save({"weights": weights(model), "began_at": seen[0]}, Path(folder) / f"rank.{mine.rank}.pt")
+        whole = small_model().to(next(model.parameters()).dtype)
+        whole.load_state_dict(whole_state(model) or model.state_dict())
+    torch.save({"weights": weights(whole), "began_at": seen[0]}, Path(folder) / f"rank.{mine.rank}.pt")
 
 
 def attempt_job(root: str, job_id: str, number: int, fault: str = "", faulty_rank: int = 0) -> None:
@@ -80,8 +90,11 @@ def attempt_job(root: str, job_id: str, number: int, fault: str = "", faulty_ran
     layout, mine = Layout(Path(root)), Ranks.of_environment()
     attempts.PEER_GRACE_S = 2.0
     if fault and mine.rank == faulty_rank:
-        calls, real = itertools.count(1), fit.objective_loss
-        fit.objective_loss = lambda *args: (FAULTS[fault]() if next(calls) == 4 else None, real(*args))[1]
+        calls, real = itertools.count(1), heads.objective_loss
+        heads.objective_loss = lambda *args, **given: (
+            FAULTS[fault]() if next(calls) == 4 else None,
+            real(*args, **given),
+        )[1]
     claim = acquire(layout.job(job_id)) if mine.leads else None
     run_attempt(layout, job_id, claim, layout.job(job_id).attempt(number), ranks=mine)
 
@@ -184,7 +197,7 @@ def assert_close(folder: Path, found: torch.Tensor, expected_folder: Path, expec
 
 
 def single(folder: Path, case: str) -> torch.Tensor:
-    name, recipe, micro_batch = CASES[case]
+    name, recipe, micro_batch, *_ = CASES[case]
     model, _ = run(folder, CATALOGUE[name], recipe, replace(EXECUTION, micro_batch=micro_batch))
     return weights(model)
 
@@ -208,7 +221,10 @@ def tokens_read(folder: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["p, short last batch", "survivors, short last batch, micro-batches"])
+@pytest.mark.parametrize(
+    "case",
+    ["p, short last batch", "survivors, short last batch, micro-batches", "sharded, short last batch, micro-batches"],
+)
 def test_four_ranks_that_were_stopped_are_resumed_by_one_or_two(case, tmp_path):
     expected = single(tmp_path / "whole", case)
     four, two, one = (tmp_path / name for name in ("4", "2", "1"))
@@ -228,7 +244,7 @@ def test_four_ranks_that_were_stopped_are_resumed_by_one_or_two(case, tmp_path):
 def test_a_stopped_process_saves_its_step_once_and_is_resumed_with_the_same_bits(stop_at, tmp_path, monkeypatch):
     expected, whole = run(tmp_path / "whole")
     saved, real = [], checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *args: (saved.append(args[1]), real(*args))[1])
+    monkeypatch.setattr(checkpoint, "save", lambda *args, **given: (saved.append(args[1]), real(*args, **given))[1])
     calls = itertools.count(1)
     with pytest.raises(Interrupted, match=f"stopped at step {stop_at} of 20"):
         run(tmp_path / "1", stop=lambda: next(calls) == stop_at)
@@ -260,8 +276,8 @@ def test_every_row_is_one_ranks_and_tokens_are_balanced(count, world_size):
 
 def test_a_rank_without_rows_has_no_micro_batches():
     sequences = Sequences.of(examples())
-    for size in (0, 2):
-        assert list(sequences.micro_batches(np.empty(0, dtype=np.int64), size)) == []
+    for batching in (Batching(), Batching(rows=2), Batching(packed=True, tokens=64)):
+        assert list(sequences.micro_batches(np.empty(0, dtype=np.int64), batching)) == []
 
 
 def test_buckets_hold_all_parameters_in_their_order(monkeypatch):

@@ -22,7 +22,7 @@ from analysis.figures.panels import (
     title,
 )
 from analysis.figures.style import COLOURS, averaged, counts, decoding_name, interval_name, mathtext
-from analysis.sources.table import PLACE
+from analysis.sources.table import PLACE, formula
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +67,8 @@ def _ablated(identity: dict[str, Any]) -> tuple[str, str, float] | None:
     family, alpha = identity["family"], float(identity.get("alpha", 1.0))
     names = {"nll": "−log p", "unlikelihood": "log(1−p)"}
     base = names.get(family) or ("−p" if alpha == 1 else f"−p^{alpha:g}")
+    if family == "formula" or "smoothing" in identity or "anchor" in identity:
+        base = formula({key: value for key, value in identity.items() if key != "keep"})
     if family == "base" or ("keep" in identity and "quantile" not in identity):
         return None
     if "keep" not in identity:

@@ -29,11 +29,13 @@ class Trained:
     """The objectives that a sweep trains with.
 
     shapes: those whose W_f is the same at every point, by name, in order. at_quantile: the names of those whose
-    threshold is a quantile of the base model's p, another number at each point. unknown: those that no spec tells.
+    threshold is a quantile of the base model's p, another number at each point. beyond_p: of those whose loss needs
+    more of the distribution than p. unknown: those that no spec tells.
     """
 
     shapes: dict[str, Objective]
     at_quantile: list[str]
+    beyond_p: list[str]
     unknown: list[str]
 
     def left_out(self) -> str:
@@ -44,6 +46,8 @@ class Trained:
                 f"{_count(self.at_quantile)} with a threshold at a quantile of the base model's p, another p at each "
                 f"point ({listed(self.at_quantile, 3)})"
             )
+        if self.beyond_p:
+            parts.append(f"{_count(self.beyond_p)} of more than p ({listed(self.beyond_p, 3)})")
         if self.unknown:
             parts.append(f"{_count(self.unknown)} that no spec tells ({listed(self.unknown, 3)})")
         return "; ".join(parts)
@@ -55,7 +59,7 @@ def _count(names: list[str]) -> str:
 
 def trained_objectives(cells: pd.DataFrame) -> Trained:
     """Of the rows of `Results.cells`, from the identities that their specs tell."""
-    out = Trained({}, [], [])
+    out = Trained({}, [], [], [])
     known = dict[str, str]()
     for name, identity in cells[["objective", "identity"]].drop_duplicates().itertuples(index=False, name=None):
         known[name] = known.get(name) or identity
@@ -66,7 +70,11 @@ def trained_objectives(cells: pd.DataFrame) -> Trained:
         elif "quantile" in told:
             out.at_quantile.append(name)
         elif told["family"] != "base":
-            out.shapes[name] = Objective(name=name, **told)
+            objective = Objective(name=name, **told)
+            if objective.is_plain:
+                out.shapes[name] = objective
+            else:
+                out.beyond_p.append(name)
     return out
 
 

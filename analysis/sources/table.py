@@ -366,7 +366,8 @@ def _formula_of(job: str, reader: Reader) -> str:
 def formula(objective: dict[str, Any]) -> str:
     """How an objective is written, constants left out: `−p^10`, `−log p · 1[p ≥ 0.2]` (paper, Section 5).
 
-    A threshold that is a quantile of the base model's p is written as such: `−log p · 1[p ≥ Q0.1]`.
+    A threshold that is a quantile of the base model's p is written as such: `−log p · 1[p ≥ Q0.1]`. A formula of one's
+    own with its parameters: `−(1 − p)^gamma · log p, gamma=2`.
     """
     family, alpha = objective["family"], float(objective.get("alpha", 1.0))
     if family == "nll" or (family == "power" and alpha == 0):
@@ -375,11 +376,23 @@ def formula(objective: dict[str, Any]) -> str:
         text = "−p" if alpha == 1 else f"−p^{alpha:g}"
     elif family == "unlikelihood":
         text = "log(1−p)"
+    elif family == "formula":
+        text = _own_formula(objective)
     else:
         text = str(family)
+    for key in ("smoothing", "anchor"):
+        text += f", {key} {objective[key]:g}" if objective.get(key) else ""
     keep = objective.get("keep", "all")
     if keep == "all":
         return text
     quantile = objective.get("threshold_quantile")  # where there is one, `threshold` is not used
     at = f"{float(objective['threshold']):g}" if quantile is None else f"Q{float(quantile):g}"
     return f"{text} · 1[p {'≥' if keep == 'above' else '≤'} {at}]"
+
+
+def _own_formula(objective: dict[str, Any]) -> str:
+    text = str(objective["formula"])
+    for python, written in (("**", "^"), ("*", "·"), ("-", "−"), ("logp", "log p")):
+        text = text.replace(python, written)
+    parameters = objective.get("parameters") or {}
+    return ", ".join([text, *(f"{name}={value:g}" for name, value in sorted(parameters.items()))])

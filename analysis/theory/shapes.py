@@ -35,6 +35,7 @@ MAIN = {
 }
 # Where Proposition 3.2 puts the peak of W_f. A linear f is both, which leaves 1/2.
 HALVES: dict[Curvature, tuple[float, float]] = {"convex": (0.0, 0.5), "concave": (0.5, 1.0), "linear": (0.5, 0.5)}
+_LEAST_LOGP = -690.0
 _GRID = 400  # cells of the grid on which curvature is decided
 _FINE = 100_000  # cells of the grid on which the peak is looked for
 _PEAK_ERROR = 1e-5  # a peak's distance from its grid point is at most one cell
@@ -52,7 +53,10 @@ def gradient_shape(objective: Objective, p: ArrayLike) -> Array:
 def weight(objective: Objective, p: ArrayLike) -> Array:
     """w(p) = -p f'(p) of probabilities p in [0, 1] [any shape]; at p = 0 its limit."""
     with np.errstate(divide="ignore"):
-        return np.asarray(family.weight(objective, np.log(np.asarray(p, dtype=float))))
+        logp = np.log(np.asarray(p, dtype=float))
+    if objective.family == "formula":
+        logp = np.maximum(logp, _LEAST_LOGP)  # where p times log p is 0, and not undefined
+    return np.asarray(family.weight(objective, logp))
 
 
 def peak(objective: Objective) -> float:
@@ -64,14 +68,22 @@ def peak(objective: Objective) -> float:
 def curvature(objective: Objective) -> Curvature:
     """Whether f is convex or concave on (0, 1], by definition: f((a + b)/2) against (f(a) + f(b))/2.
 
-    Decided over all pairs of a grid of 400 cells, up to rounding. A threshold makes a jump, so f is usually neither.
+    Decided over all pairs of a grid of 400 cells, up to rounding. A threshold makes a jump, so f is usually neither. Of
+    an objective that gives its weight, f is what has that weight: f' = -w / p rises or falls.
     """
+    if objective.weight:
+        p_G = np.arange(1, _GRID + 1) / _GRID
+        rise = np.diff(-weight(objective, p_G) / p_G)
+        return _curvature(rise, 1e-9)
     f_G = np.asarray(family.value(objective, np.log(np.arange(1, _GRID + 1) / _GRID)))
     first, last = np.triu_indices(_GRID, 1)
     even = (first + last) % 2 == 0
     first, last = first[even], last[even]
     gap = (f_G[first] + f_G[last]) / 2 - f_G[(first + last) // 2]
-    slack = 1e-12 * max(float(np.abs(f_G).max()), 1.0)
+    return _curvature(gap, 1e-12 * max(float(np.abs(f_G).max()), 1.0))
+
+
+def _curvature(gap: Array, slack: float) -> Curvature:
     convex, concave = bool((gap >= -slack).all()), bool((gap <= slack).all())
     if convex and concave:
         return "linear"

@@ -10,12 +10,19 @@ from typing import Literal
 from bll_sweeps.errors import ConfigError
 from bll_sweeps.grid.resources import ResourceRule
 
+HEADS = ("own", "naive", "torch", "liger", "cut_cross_entropy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """May not change a result beyond rounding; recorded as provenance of each attempt.
 
-    micro_batch: rows per forward and backward pass (0: the whole batch). eval_batch: generations decoded side by side.
+    head: what computes loss and gradient from hidden states (objectives/heads.py); all but `own` are for comparison.
+    micro_batch: rows per forward and backward pass (0: the whole batch), each padded to the longest. packing: lines of
+    several sequences instead, about micro_batch_tokens tokens in all. attention: the kernel of a training; all keep
+    packed sequences apart, sdpa by a dense mask, the others without one. sharding: the ranks of a training hold a
+    part each of weights, gradients and optimizer states, instead of a copy. activation_checkpointing: what layers hold
+    is computed again in the backward pass. compile: by torch.compile. eval_batch: generations decoded side by side.
     resources: what the jobs ask of a scheduler (grid/resources.py), over what the site says; default_resources: what
     they ask for where neither it nor the site says otherwise. engine: what generates answers, transformers (the
     reference) or vLLM. vllm_python: the python of vLLM's own environment (constraints-vllm.txt), absolute.
@@ -28,7 +35,14 @@ class Execution:
     name: str
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     threads: int = 1
+    head: Literal["own", "naive", "torch", "liger", "cut_cross_entropy"] = "own"
     micro_batch: int = 0
+    packing: bool = False
+    micro_batch_tokens: int = 16384
+    attention: Literal["sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
+    sharding: bool = False
+    activation_checkpointing: bool = False
+    compile: bool = False
     eval_batch: int = 256
     engine: Literal["hf", "vllm"] = "hf"
     vllm_python: str = ""
@@ -42,7 +56,14 @@ class Execution:
     resources: dict[str, ResourceRule] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for key in ("threads", "eval_batch", "checkpoint_every_steps", "log_every_steps", "vllm_gpus_per_model"):
+        for key in (
+            "threads",
+            "eval_batch",
+            "micro_batch_tokens",
+            "checkpoint_every_steps",
+            "log_every_steps",
+            "vllm_gpus_per_model",
+        ):
             if getattr(self, key) < 1:
                 raise ConfigError(key, getattr(self, key), "must be >= 1")
         if self.micro_batch < 0:

@@ -9,6 +9,7 @@ keep their relative accuracy where p is next to 0 or 1.
     power         (1 - p^a) / a      p^a            (a = 0 is nll)
     convexity     -p^a / a           p^a
     unlikelihood  log(1 - p + e)     p / (1 - p + e)
+    formula       Objective.formula  Objective.weight, else derived from the formula
 
 A threshold keeps f where p >= q (`above`) or p <= q (`below`), both inclusive, and is 0 elsewhere (paper,
 Section 5). Takes numpy arrays or torch tensors and returns the same; torch is not imported here.
@@ -18,21 +19,26 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from bll_sweeps.grid.axes import Objective
+from bll_sweeps.grid.axes.formula import Formula
 
 # Below this, power is nll to the last bit of float32, and alpha * logp could underflow.
 _ALPHA_IS_ZERO = 1e-12
 
 
-def value(objective: Objective, logp: Any) -> Any:
+def value(objective: Objective, logp: Any, entropy: Any = None) -> Any:
     """f(p) of each token [any shape], in nats for nll; 0 where the threshold drops the token. `logp` in nats,
-    <= 0.
+    <= 0. entropy: of the distribution at each token, 0 to 1, for objectives that need it.
     """
     xp, logp = _namespace(logp)
+    if objective.family == "formula":
+        out = _formula(objective.formula, objective)(xp, logp, entropy)[0] + xp.zeros_like(logp)
+        return _where_kept(xp, objective, logp, out)
     family, alpha = objective.family, objective.alpha
     if _is_nll(objective):
         out = -logp
@@ -45,9 +51,13 @@ def value(objective: Objective, logp: Any) -> Any:
     return _where_kept(xp, objective, logp, out)
 
 
-def weight(objective: Objective, logp: Any) -> Any:
-    """w(p) = -p f'(p) of each token [any shape]; 0 where the threshold drops it. `logp` in nats, <= 0."""
+def weight(objective: Objective, logp: Any, entropy: Any = None) -> Any:
+    """w(p) = -p f'(p) of each token [any shape]; 0 where the threshold drops it. As `value` otherwise."""
     xp, logp = _namespace(logp)
+    if objective.family == "formula":
+        own = _formula(objective.weight or objective.formula, objective)(xp, logp, entropy)
+        out = (own[0] if objective.weight else -own[1]) + xp.zeros_like(logp)
+        return _where_kept(xp, objective, logp, out)
     if _is_nll(objective):
         out = xp.ones_like(logp)
     elif objective.family in ("power", "convexity"):
@@ -77,6 +87,15 @@ def _is_nll(objective: Objective) -> bool:
     if objective.is_base:
         raise ValueError("objective.family='base' is the untrained backbone: it has no f(p)")
     return objective.family == "nll" or (objective.family == "power" and objective.alpha < _ALPHA_IS_ZERO)
+
+
+def _formula(text: str, objective: Objective) -> Formula:
+    return _parsed(text, tuple(objective.parameters.items()))
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str, parameters: tuple[tuple[str, float], ...]) -> Formula:
+    return Formula(text, dict(parameters))
 
 
 def _where_kept(xp: Any, objective: Objective, logp: Any, out: Any) -> Any:

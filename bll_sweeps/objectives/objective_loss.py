@@ -4,19 +4,38 @@ For every objective dL/dz = w(p) (softmax - onehot) / denominator, and w is know
 chunk of logits is used for the value and for the gradient while it exists: three matrix products per row,
 where recomputation needs four. Rows whose w is 0, because a threshold drops them or p^alpha underflows, skip
 the two of the gradient: exact.
+
+Beside f(p) a loss may have two parts of the whole distribution: smoothing, mean_v(-log p_v), whose gradient is
+softmax - 1/V, and an anchor, KL(q || softmax) to the base model's q, whose gradient is softmax - q.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bll_sweeps.grid.axes import Objective
-from bll_sweeps.objectives.family import value, weight
-from bll_sweeps.objectives.token_logp import IGNORE, add_product, chunks, log_softmax_of, softmax_dtype
+from bll_sweeps.objectives.chunks import (
+    IGNORE,
+    Distribution,
+    add_product,
+    chunks,
+    distribution,
+    entropy_of,
+    logits,
+    softmax_dtype,
+)
+from bll_sweeps.objectives.family import kept, value, weight
+
+
+class Base(NamedTuple):
+    """Hidden states [N, D'] and output embedding [V, D'] of the base model, for objectives with an anchor."""
+
+    hidden_ND: Tensor
+    weight_VD: Tensor
 
 
 def objective_loss(
@@ -26,19 +45,29 @@ def objective_loss(
     objective: Objective,
     denominator: float,
     chunk: int = 0,
+    base: Base | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(sum over tokens of f(p) / denominator: a scalar, log p of each target token [N], detached, in nats).
 
     Float32, or float64 if the inputs are. `denominator` is the caller's count of tokens over the whole step
     (all of them, or the survivors); a denominator of 0 gives a loss of 0. Tokens whose target is IGNORE count
-    for nothing, and their log p is 0. The loss is differentiable once, in hidden and weight.
+    for nothing, and their log p is 0. The loss is differentiable once, in hidden and weight. ValueError for a negative
+    denominator, and for an anchor without a base model.
     """
-    if denominator < 0:
-        raise ValueError(f"denominator={denominator!r} must be >= 0")
+    require(objective, denominator, base)
     wanted = torch.is_grad_enabled() and (hidden_ND.requires_grad, weight_VD.requires_grad)
+    base = base if objective.anchor else None
     return _ObjectiveLoss.apply(
-        hidden_ND, weight_VD, target_N, objective, float(denominator), chunk, wanted or (False, False)
+        hidden_ND, weight_VD, target_N, objective, float(denominator), chunk, base, wanted or (False, False)
     )
+
+
+def require(objective: Objective, denominator: float, base: Base | None) -> None:
+    """What every head must be given."""
+    if not denominator >= 0:
+        raise ValueError(f"denominator={denominator!r} must be >= 0")
+    if objective.anchor and base is None:
+        raise ValueError(f"objective.anchor={objective.anchor!r} needs the base model's hidden states and head")
 
 
 class _ObjectiveLoss(torch.autograd.Function):
@@ -51,6 +80,7 @@ class _ObjectiveLoss(torch.autograd.Function):
         objective: Objective,
         denominator: float,
         chunk: int,
+        base: Base | None,
         wanted: tuple[bool, bool],
     ) -> tuple[Tensor, Tensor]:
         dtype = softmax_dtype(hidden_ND)
@@ -64,13 +94,19 @@ class _ObjectiveLoss(torch.autograd.Function):
         for part in chunks(len(rows), len(weight_VD), chunk):
             index: Any = part if everything else rows[part]
             hidden_CD, target_C = hidden_ND[index], target_N[index]
-            all_CV = log_softmax_of(hidden_CD, weight_VD)
-            logp_C = all_CV.gather(1, target_C[:, None])[:, 0]
-            logp_N[index] = logp_C
-            total += value(objective, logp_C).sum(dtype=torch.float64)
+            rows_of = _Rows(objective, logits(hidden_CD, weight_VD), target_C, base, index)
+            logp_N[index] = rows_of.found.logp_C
+            total += rows_of.loss_C.sum(dtype=torch.float64)
             if any(wanted):
-                w_C = weight(objective, logp_C).mul_(scale)
-                _add_gradient(all_CV, hidden_CD, weight_VD, target_C, w_C, index, d_hidden, d_weight)
+                active = rows_of.active()
+                dz_CV = rows_of.gradient(active, scale).to(hidden_CD.dtype)
+                if active is not None:
+                    hidden_CD = hidden_CD[active]
+                    index = active + index.start if isinstance(index, slice) else index[active]
+                if d_hidden is not None:
+                    d_hidden[index] = dz_CV @ weight_VD
+                if d_weight is not None:
+                    add_product(d_weight, dz_CV.T, hidden_CD)
         # Saved as tensors, so that backward() frees them.
         ctx.save_for_backward(d_hidden, None if d_weight is None else d_weight.to(weight_VD.dtype))
         ctx.mark_non_differentiable(logp_N)
@@ -80,30 +116,55 @@ class _ObjectiveLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         d_hidden, d_weight = (None if d is None else d * grad.to(d.dtype) for d in ctx.saved_tensors)
-        return d_hidden, d_weight, None, None, None, None, None
+        return d_hidden, d_weight, None, None, None, None, None, None
 
 
-def _add_gradient(
-    all_CV: Tensor,
-    hidden_CD: Tensor,
-    weight_VD: Tensor,
-    target_C: Tensor,
-    w_C: Tensor,
-    index: Any,
-    d_hidden: Tensor | None,
-    d_weight: Tensor | None,
-) -> None:
-    """Adds the chunk's part of both gradients; `all_CV` holds log-probabilities and is overwritten."""
-    active = w_C.nonzero()[:, 0]
-    if len(active) == 0:
-        return
-    if len(active) < len(w_C):
-        all_CV, hidden_CD, target_C, w_C = all_CV[active], hidden_CD[active], target_C[active], w_C[active]
-        index = active + index.start if isinstance(index, slice) else index[active]
-    dz_CV = all_CV.exp_().mul_(w_C[:, None])
-    dz_CV.scatter_add_(1, target_C[:, None], -w_C[:, None])
-    dz_CV = dz_CV.to(hidden_CD.dtype)
-    if d_hidden is not None:
-        d_hidden[index] = dz_CV @ weight_VD
-    if d_weight is not None:
-        add_product(d_weight, dz_CV.T, hidden_CD)
+class _Rows:
+    """The loss of a chunk's rows, and its gradient in their logits, which are overwritten."""
+
+    def __init__(self, objective: Objective, logits_CV: Tensor, target_C: Tensor, base: Base | None, index: Any):
+        smoothing, self._target_C = objective.smoothing, target_C
+        mean_C = logits_CV.mean(dim=1) - logits_CV.amax(dim=1) if smoothing else None
+        self._base_CV, self._anchor = None, objective.anchor
+        if base is not None:
+            self._base_CV = torch.softmax(logits(base.hidden_ND[index], base.weight_VD), dim=1).to(logits_CV.dtype)
+            cross_C = (self._base_CV * (logits_CV - logits_CV.amax(dim=1, keepdim=True))).sum(dim=1)
+        self.found: Distribution = distribution(logits_CV, target_C)
+        logp_C = self.found.logp_C
+        entropy_C = entropy_of(self.found, objective.entropy_top) if objective.needs_entropy else None
+        self.loss_C = value(objective, logp_C, entropy_C)
+        self._w_C, self._uniform_C = weight(objective, logp_C, entropy_C), None
+        if mean_C is not None:
+            kept_C = kept(objective, logp_C).to(logp_C.dtype)
+            self.loss_C = (1 - smoothing) * self.loss_C + smoothing * kept_C * (self.found.sum_C.log() - mean_C)
+            self._w_C, self._uniform_C = (1 - smoothing) * self._w_C, smoothing * kept_C
+        if self._base_CV is not None:
+            kl_C = self.found.sum_C.log() - cross_C - torch.special.entr(self._base_CV).sum(dim=1)
+            self.loss_C = self.loss_C + self._anchor * kl_C
+
+    def _softmax_factor(self) -> Tensor:
+        factor_C = self._w_C if self._uniform_C is None else self._w_C + self._uniform_C
+        return factor_C if self._base_CV is None else factor_C + self._anchor
+
+    def active(self) -> Tensor | None:
+        """Numbers of the rows with a gradient; None if all have one."""
+        if self._base_CV is not None:
+            return None
+        found = self._softmax_factor().nonzero()[:, 0]
+        return None if len(found) == len(self._w_C) else found
+
+    def gradient(self, active: Tensor | None, scale: float) -> Tensor:
+        """scale times dL/dz of the active rows [A, V], in the buffer of the logits."""
+        found, factor_C, w_C, target_C = self.found, self._softmax_factor(), self._w_C, self._target_C
+        uniform_C = self._uniform_C
+        if active is not None:
+            found = Distribution(found.exp_CV[active], found.sum_C[active], found.logp_C[active])
+            factor_C, w_C, target_C = factor_C[active], w_C[active], target_C[active]
+            uniform_C = None if uniform_C is None else uniform_C[active]
+        dz_CV = found.scaled_(factor_C * scale)
+        dz_CV.scatter_add_(1, target_C[:, None], (w_C * -scale)[:, None])
+        if uniform_C is not None:
+            dz_CV.sub_((uniform_C * (scale / dz_CV.shape[1]))[:, None])
+        if self._base_CV is not None:
+            dz_CV.sub_(self._base_CV, alpha=self._anchor * scale)
+        return dz_CV

@@ -1,88 +1,83 @@
 """Log-probability of each target token from hidden states, without ever holding all logits.
 
-The reference head: every objective is `family.value` of this, by the chain rule. `objective_loss` is the fast
-one.
+Every objective is `family.value` of this, by the chain rule. `objective_loss` is the faster way to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Targets with this value are not supervised.
-IGNORE = -100
-
-# Chunks of about 2^23 logits (32 MiB in float32), but never so few rows that the matrix products starve.
-_CHUNK_LOGITS = 2**23
-_CHUNK_ROWS = 256
+from bll_sweeps.objectives.chunks import (
+    IGNORE,
+    add_product,
+    chunks,
+    distribution,
+    entropy_of,
+    logits,
+    softmax_dtype,
+)
 
 
 def token_logp(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, chunk: int = 0) -> Tensor:
     """Log-probability of each target token [N] in nats; float32 (float64 if the inputs are), 0 where target
     is IGNORE.
 
-    The softmax is taken in float32 whatever the dtype of hidden and weight: in bfloat16 it returns exactly 0
-    for p < 1. Differentiable once; the backward pass recomputes the logits chunk by chunk. `chunk` rows at a
-    time, 0: automatic.
+    The softmax is taken in float32 whatever the dtype of hidden and weight. Differentiable once; the backward pass
+    recomputes the logits chunk by chunk, of rows alone whose gradient is not zero. `chunk` rows at a time, 0:
+    automatic.
     """
-    return _TokenLogp.apply(hidden_ND, weight_VD, target_N, chunk)
+    return _TokenLogp.apply(hidden_ND, weight_VD, target_N, chunk, 0)[0]
 
 
-def chunks(rows: int, vocabulary: int, chunk: int = 0) -> Iterator[slice]:
-    """Slices that cover `rows` rows, `chunk` rows each (0: as many as a few tens of MiB of logits allow)."""
-    size = chunk or max(_CHUNK_ROWS, _CHUNK_LOGITS // vocabulary)
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows))
-
-
-def softmax_dtype(hidden_ND: Tensor) -> torch.dtype:
-    return torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
-
-
-def log_softmax_of(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Log-probabilities of the whole vocabulary [C, V], float32 or float64."""
-    return torch.log_softmax(hidden_CD @ weight_VD.T, dim=-1, dtype=softmax_dtype(hidden_CD))
-
-
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, without a temporary where the dtypes allow it (a float32 total of bfloat16 does not)."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
+def token_logp_and_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, top: int, chunk: int = 0
+) -> tuple[Tensor, Tensor]:
+    """token_logp, and beside it how unsure the model is: entropy of the `top` most probable tokens among themselves,
+    over log(top) [N], 0 to 1, without gradient, 0 where target is IGNORE.
+    """
+    return _TokenLogp.apply(hidden_ND, weight_VD, target_N, chunk, top)
 
 
 class _TokenLogp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, chunk: int, top: int
+    ) -> tuple[Tensor, Tensor]:
         logp_N = hidden_ND.new_zeros(len(target_N), dtype=softmax_dtype(hidden_ND))
-        for part in chunks(len(target_N), len(weight_VD), chunk):
-            seen = target_N[part] != IGNORE
-            index = target_N[part].where(seen, 0)[:, None]
-            logp_C = log_softmax_of(hidden_ND[part], weight_VD).gather(1, index)[:, 0]
-            logp_N[part] = logp_C.where(seen, 0.0)
+        entropy_N = torch.zeros_like(logp_N) if top else logp_N.new_empty(0)
+        rows = (target_N != IGNORE).nonzero()[:, 0]
+        for part in chunks(len(rows), len(weight_VD), chunk):
+            index = rows[part]
+            found = distribution(logits(hidden_ND[index], weight_VD), target_N[index])
+            logp_N[index] = found.logp_C
+            if top:
+                entropy_N[index] = entropy_of(found, top)
         ctx.save_for_backward(hidden_ND, weight_VD, target_N)
         ctx.chunk = chunk
-        return logp_N
+        ctx.mark_non_differentiable(entropy_N)
+        return logp_N, entropy_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden_ND, weight_VD, target_N = ctx.saved_tensors
-        d_hidden = torch.zeros_like(hidden_ND)
-        d_weight = torch.zeros_like(weight_VD, dtype=softmax_dtype(hidden_ND))
-        for part in chunks(len(target_N), len(weight_VD), ctx.chunk):
-            hidden_CD = hidden_ND[part]
-            seen = target_N[part] != IGNORE
-            grad_C = grad_N[part].where(seen, 0.0)
+        wanted = ctx.needs_input_grad
+        d_hidden = torch.zeros_like(hidden_ND) if wanted[0] else None
+        d_weight = torch.zeros_like(weight_VD, dtype=softmax_dtype(hidden_ND)) if wanted[1] else None
+        rows = ((target_N != IGNORE) & (grad_N != 0)).nonzero()[:, 0]
+        for part in chunks(len(rows), len(weight_VD), ctx.chunk):
+            index = rows[part]
+            hidden_CD, target_C, grad_C = hidden_ND[index], target_N[index], grad_N[index]
             # d logp / dz = onehot - softmax
-            dz_CV = log_softmax_of(hidden_CD, weight_VD).exp_().mul_(-grad_C[:, None])
-            dz_CV.scatter_add_(1, target_N[part].where(seen, 0)[:, None], grad_C[:, None])
+            dz_CV = distribution(logits(hidden_CD, weight_VD), target_C).scaled_(-grad_C)
+            dz_CV.scatter_add_(1, target_C[:, None], grad_C[:, None])
             dz_CV = dz_CV.to(hidden_ND.dtype)
-            d_hidden[part] = dz_CV @ weight_VD
-            add_product(d_weight, dz_CV.T, hidden_CD)
-        return d_hidden, d_weight.to(weight_VD.dtype), None, None
+            if d_hidden is not None:
+                d_hidden[index] = dz_CV @ weight_VD
+            if d_weight is not None:
+                add_product(d_weight, dz_CV.T, hidden_CD)
+        return d_hidden, None if d_weight is None else d_weight.to(weight_VD.dtype), None, None, None

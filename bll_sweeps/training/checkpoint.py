@@ -23,6 +23,7 @@ from torch import Tensor
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.records import check_output, file_sha256, read_json, write_json
 from bll_sweeps.training.model import commit_folder
+from bll_sweeps.training.sharding import like, whole
 
 log = logging.getLogger(__name__)
 
@@ -46,28 +47,39 @@ class Checkpoint:
             raise StoreError(f"{self.folder} is of another model: its tensors have other names")
         with torch.no_grad():
             for name, tensor in tensors.items():
-                tensor.copy_(saved[name])
+                tensor.copy_(like(tensor, saved[name]))
         parameters = dict(model.named_parameters())
         optimizer.state.clear()
         for key, value in load_file(self.folder / "optimizer.safetensors").items():
             name, _, slot = key.rpartition("/")
-            optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)
+            optimizer.state[parameters[name]][slot] = like(parameters[name], value)
 
 
 def save(
-    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    *,
+    write: bool = True,
 ) -> Path:
-    """Writes <folder>/step-<step>/ and then removes the older checkpoints in `folder`. Returns its path."""
+    """Writes <folder>/step-<step>/ and then removes the older checkpoints in `folder`. Returns its path.
+
+    All ranks of a sharded model call it, and one writes: a checkpoint is of whole tensors, so that any number of ranks
+    can go on from it.
+    """
     path = folder / f"step-{step:08d}"
+    tensors = _whole(_model_tensors(model), write)
+    states = _whole(_optimizer_tensors(model, optimizer), write)
+    if not write:
+        return path
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     for leftover in (temporary, path):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(
-        {name: t.detach().contiguous() for name, t in _model_tensors(model).items()},
-        temporary / "model.safetensors",
-    )
-    save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+    save_file(tensors, temporary / "model.safetensors")
+    save_file(states, temporary / "optimizer.safetensors")
     write_json(temporary / "state.json", {"step": step, **state})
     for name in _FILES:  # safetensors makes its files private; the group may go on from them as the umask says
         (temporary / name).chmod((temporary / "state.json").stat().st_mode & 0o666)
@@ -119,10 +131,20 @@ def _model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **buffers}
 
 
+def _whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Empty without `keep`; then only this rank's part is given."""
+    found = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor)
+        if keep:
+            found[name] = (gathered.cpu() if gathered is not tensor else gathered).detach().contiguous()
+    return found
+
+
 def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {}
     for name, parameter in model.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             if value is not None:  # SGD without momentum keeps an empty slot
-                tensors[f"{name}/{slot}"] = value.detach().contiguous()
+                tensors[f"{name}/{slot}"] = value
     return tensors

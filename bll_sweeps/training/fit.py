@@ -9,11 +9,13 @@ never interrupted (CPU, same micro-batch, threads and ranks; with others it diff
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -26,12 +28,14 @@ from bll_sweeps.errors import Interrupted
 from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.objectives.family import has_survivor_count, kept
-from bll_sweeps.objectives.objective_loss import objective_loss
+from bll_sweeps.objectives.heads import check_head, head
+from bll_sweeps.objectives.objective_loss import Base
 from bll_sweeps.training import checkpoint
 from bll_sweeps.training.data import Example
-from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place
-from bll_sweeps.training.packing import DataOrder, MicroBatch, Sequences
+from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place, use_attention
+from bll_sweeps.training.packing import Batching, DataOrder, MicroBatch, Sequences
 from bll_sweeps.training.ranks import SINGLE, Ranks
+from bll_sweeps.training.sharding import is_sharded, shard, whole, whole_with_gradient
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,7 +71,8 @@ def fit(
     ranks: Ranks = SINGLE,
     stop: Callable[[], bool] = lambda: False,
 ) -> FitResult:
-    """Trains `model` in place and leaves it in eval mode; with several (connected) ranks on each of them alike.
+    """Trains `model` in place and leaves it in eval mode; with several (connected) ranks on each of them alike, or each
+    with its part of it, with Execution.sharding (sharding.whole_state).
 
     checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, newest first, whose newest
     complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
@@ -79,9 +84,14 @@ def fit(
     """
     device = _prepare(model, recipe, execution, ranks)
     sequences = Sequences.of(examples)
-    check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]))
+    check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]), packed=batching(execution).packed)
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
+    check_head(execution.head, objective, device, getattr(torch, recipe.dtype))
+    base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
+    if execution.sharding and ranks.world_size > 1:
+        for one in (model, base) if base is not None else (model,):
+            shard(one, device, ranks)
     optimizer = make_optimizer(model, recipe)
     found = ranks.broadcast(checkpoint.latest([checkpoints, *earlier]) if ranks.leads else None)
     first, state = 0, _BEGINNING
@@ -89,7 +99,7 @@ def fit(
         found.restore(model, optimizer)
         first, state = found.step, found.state
     tokens, log = state["tokens"], Log(metrics, timing, state["metrics"], state["timing"], write=ranks.leads)
-    trainer = _Trainer(model, sequences, objective, recipe, execution.micro_batch, device, optimizer, ranks, stop)
+    trainer = _Trainer(model, base, sequences, objective, recipe, execution, device, optimizer, ranks, stop)
     with deterministic(), log:
         for row, times in zip(log.metrics, log.timing, strict=True):
             on_row(row | times)  # those from before the checkpoint too: a mirror of this attempt is then whole
@@ -107,9 +117,9 @@ def fit(
                 on_row(log.add(row))
             stopping = outcome.stop and done < total
             due = done % execution.checkpoint_every_steps == 0 and done < total
-            if (due or stopping) and ranks.leads:
+            if (due or stopping) and (ranks.leads or is_sharded(model)):
                 state = {"tokens": tokens, "metrics": log.metrics, "timing": log.timing}
-                checkpoint.save(checkpoints, done, model, optimizer, state)
+                checkpoint.save(checkpoints, done, model, optimizer, state, write=ranks.leads)
             on_progress(done, total)
             if stopping:
                 raise Interrupted(f"stopped at step {done} of {total} and saved it")
@@ -147,23 +157,25 @@ class _Outcome:
 
 
 class _Trainer:
-    """Model, data and optimizer; a step of them."""
+    """Model, the one that an anchor holds it to, data and optimizer; a step of them."""
 
     def __init__(
         self,
         model: PreTrainedModel,
+        base: PreTrainedModel | None,
         sequences: Sequences,
         objective: Objective,
         recipe: Recipe,
-        micro_batch: int,
+        execution: Execution,
         device: torch.device,
         optimizer: torch.optim.Optimizer,
         ranks: Ranks,
         stop: Callable[[], bool],
     ):
-        self._model, self._sequences, self._objective, self._recipe = model, sequences, objective, recipe
-        self._micro_batch, self._device, self._optimizer = micro_batch, device, optimizer
-        self._ranks, self._stop = ranks, stop
+        self._model, self._base, self._sequences = model, base, sequences
+        self._objective, self._recipe, self._head = objective, recipe, head(execution.head, objective)
+        self._batching, self._device, self._optimizer = batching(execution), device, optimizer
+        self._ranks, self._stop, self._sharded = ranks, stop, is_sharded(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def step(self, rows: np.ndarray, rate: float, step: int) -> _Outcome:
@@ -179,13 +191,14 @@ class _Trainer:
         # In one go, and before the gradients: this is where a lost peer is noticed at once (see Ranks.sum).
         trained_here = [p.grad is not None for p in self._parameters]
         value, kept_tokens, stops, *trained = self._ranks.sum([value, kept_here, self._stop(), *trained_here])
-        self._ranks.sum_gradients([p for p, somewhere in zip(self._parameters, trained, strict=True) if somewhere])
+        if not self._sharded:  # else that is done already
+            self._ranks.sum_gradients([p for p, somewhere in zip(self._parameters, trained, strict=True) if somewhere])
         if survivors:
             # The survivors are known only now; the gradient is linear in 1 / denominator.
             count = max(1, kept_tokens)
             value /= count
             torch._foreach_mul_([p.grad for p in self._parameters if p.grad is not None], 1.0 / count)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm)).item()
         if not (math.isfinite(value) and math.isfinite(norm)):
             place = f"at step {step + 1} (objective={self._objective.name}, learning_rate={rate:.4g})"
             raise FloatingPointError(
@@ -201,13 +214,28 @@ class _Trainer:
         the log p of its supervised tokens; without rows there are none of either.
         """
         losses, logps = [], [self._no_logp()]
-        rows = self._sequences.share(rows, self._ranks.rank, self._ranks.world_size)
-        for _, batch in self._sequences.micro_batches(rows, self._micro_batch, self._device):
+        for batch in self._batches(rows):
             loss, logp = self._loss(batch, denominator)
             loss.backward()
             losses.append(loss.detach())
             logps.append(logp)
         return torch.stack(losses).sum().item() if losses else 0.0, logps
+
+    def _batches(self, rows: np.ndarray) -> Iterator[MicroBatch]:
+        """This rank's micro-batches of the step. The ranks of a sharded model have equally many, since each takes part
+        in every forward and backward pass of the others.
+        """
+        world = self._ranks.world_size
+        of_ranks = [self._sequences.share(rows, rank, world) for rank in range(world)]
+        mine = of_ranks[self._ranks.rank]
+        for _, batch in self._sequences.micro_batches(mine, self._batching, self._device):
+            yield batch
+        if self._sharded:
+            counts = [len(self._sequences.lines(of, self._batching)) for of in of_ranks]
+            yield from self._fill(max(counts) - counts[self._ranks.rank])
+
+    def _fill(self, count: int) -> Iterator[MicroBatch]:
+        yield from (self._sequences.nothing(self._device) for _ in range(count))
 
     def _authors_gradients(self, rows: np.ndarray) -> tuple[float, list[Tensor]]:
         """As _gradients, by Recipe.gradient=authors: row i of the step is rank i % ranks', and of a rank's rows each
@@ -218,8 +246,10 @@ class _Trainer:
         of_ranks = [rows[rank :: recipe.ranks] for rank in range(recipe.ranks)]
         size = recipe.micro_batch
         groups = [of[start : start + size] for of in of_ranks for start in range(0, len(of), size)]
-        for group in groups[self._ranks.rank :: self._ranks.world_size]:
-            loss, logp = self._loss(self._sequences.micro_batch(group, self._device), 1)
+        mine = groups[self._ranks.rank :: self._ranks.world_size]
+        missing = len(groups[:: self._ranks.world_size]) - len(mine) if self._sharded else 0
+        for batch in itertools.chain((self._sequences.micro_batch(g, self._device) for g in mine), self._fill(missing)):
+            loss, logp = self._loss(batch, 1)
             mean = loss / max(1, int(kept(self._objective, logp).sum()))
             (mean / recipe.ranks).backward()
             losses.append(mean.item() / len(groups))
@@ -228,12 +258,18 @@ class _Trainer:
 
     def _loss(self, batch: MicroBatch, denominator: float) -> tuple[Tensor, Tensor]:
         """(sum of f over the batch's targets / denominator, their log p)."""
+        base = None
+        if self._base is not None:
+            with torch.no_grad():
+                base = Base(*self._hidden_and_head(self._base, batch))
+        hidden, table = self._hidden_and_head(self._model, batch)
+        return self._head(hidden, table, batch.targets, self._objective, denominator, base=base)
+
+    def _hidden_and_head(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         with self._autocast():
-            hidden = hidden_states(self._model, batch)
-        head = head_weight(self._model)
-        if self._recipe.dtype == "bfloat16":
-            hidden, head = hidden.bfloat16(), head.bfloat16()
-        return objective_loss(hidden, head, batch.targets, self._objective, denominator)
+            hidden = hidden_states(model, batch)
+        table = whole_with_gradient(head_weight(model))
+        return (hidden.bfloat16(), table.bfloat16()) if self._recipe.dtype == "bfloat16" else (hidden, table)
 
     def _no_logp(self) -> Tensor:
         dtype = torch.float64 if self._recipe.dtype == "float64" else torch.float32
@@ -335,9 +371,20 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
 
 
+def batching(execution: Execution) -> Batching:
+    if not execution.packing:
+        return Batching(rows=execution.micro_batch)
+    return Batching(packed=True, tokens=execution.micro_batch_tokens, one_line=execution.attention != "sdpa")
+
+
 def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution, ranks: Ranks) -> torch.device:
     """Puts the model on its device, to train; bfloat16 computes in bfloat16 on float32 master weights."""
     device = place(model, execution, ranks)
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
+    use_attention(model, execution.attention)
+    if execution.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    if execution.compile:
+        model.base_model.compile(dynamic=True)  # lines of a step are of another length each
     model.train()
     return device

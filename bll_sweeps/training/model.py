@@ -71,6 +71,17 @@ def place(model: PreTrainedModel, execution: Execution, ranks: Ranks = SINGLE) -
     return device
 
 
+def use_attention(model: PreTrainedModel, kernel: str) -> None:
+    """UsageError where it is not installed, or the model has no such path."""
+    if kernel == "sdpa":
+        return
+    try:
+        model.set_attn_implementation(kernel)
+    except (ImportError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise UsageError(f"execution.attention={kernel!r} cannot be used for {type(model).__name__}: {told}") from None
+
+
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
     """Only operations that give the same bits every time; the settings before are put back.
@@ -90,12 +101,19 @@ def deterministic() -> Iterator[None]:
         settings.fill_uninitialized_memory = fill
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes both (safetensors) to a temporary folder, flushed and renamed to `folder`, which must be absent."""
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Writes both (safetensors) to a temporary folder, flushed and renamed to `folder`, which must be absent. state:
+    the model's tensors, where it does not hold all of them itself.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     _no_bars()
-    model.save_pretrained(temporary)
+    model.save_pretrained(temporary, state_dict=state)
     tokenizer.save_pretrained(temporary)
     commit_folder(temporary, folder)
 
@@ -113,7 +131,8 @@ def commit_folder(temporary: Path, folder: Path) -> None:
 
 def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     """The last hidden states at the supervised positions [N, D]: other positions never become logits."""
-    hidden = model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+    own: dict[str, Any] = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    hidden = model.base_model(input_ids=batch.inputs, use_cache=False, **own).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.positions)
 
 
@@ -126,28 +145,35 @@ def head_weight(model: PreTrainedModel) -> Tensor:
 
 
 @torch.no_grad()
-def check(model: PreTrainedModel, ids: list[int]) -> None:
-    """Verifies on `ids` what training relies on: logits are hidden @ head, right padding changes nothing.
+def check(model: PreTrainedModel, ids: list[int], *, packed: bool = False) -> None:
+    """Verifies on `ids` what training relies on: logits are hidden @ head, right padding changes nothing, and with
+    `packed` neither do other sequences in the same line.
 
-    Raises UsageError for a model with scaled or capped logits, or one that looks ahead.
+    Raises UsageError for a model with scaled or capped logits, or one that looks ahead or at other sequences.
     """
     training = model.training
     model.eval()
     device = head_weight(model).device
     alone = torch.tensor([ids], device=device)
-    padded = torch.tensor([ids + ids[:1] * 3], device=device)
     expected = model(input_ids=alone, use_cache=False).logits[0].double()
+    padded = torch.tensor([ids + ids[:1] * 3], device=device)
     hidden = model.base_model(input_ids=padded, use_cache=False).last_hidden_state[0, : len(ids)]
-    found = hidden @ head_weight(model).T
+    found = {"its logits are not its hidden states times its output embedding, or it looks ahead": hidden}
+    if packed:
+        line = torch.tensor([ids[::-1] + ids + ids[:2]], device=device)
+        places = torch.cat([torch.arange(n) for n in (len(ids), len(ids), 2)])[None].to(device)
+        hidden = model.base_model(input_ids=line, position_ids=places, use_cache=False).last_hidden_state
+        apart = "it does not keep packed sequences apart (execution.packing=false pads them)"
+        found[apart] = hidden[0, len(ids) : 2 * len(ids)]
     model.train(training)
-    error, scale = (found.double() - expected).abs().max(), expected.abs().max()
-    # Products of 8 bits of mantissa are off by some percent of the largest logit.
-    tolerance = 3e-2 if found.dtype == torch.bfloat16 else 1e-3
-    if not error <= tolerance * scale + 1e-5:
-        raise UsageError(
-            f"{type(model).__name__} cannot be trained here: its logits are not its hidden states times its output "
-            f"embedding, or it looks ahead (they differ by {error.item():.3g}, the largest is {scale.item():.3g})"
-        )
+    for problem, hidden in found.items():
+        logits = hidden @ head_weight(model).T
+        error, scale = (logits.double() - expected).abs().max(), expected.abs().max()
+        # Products of 8 bits of mantissa are off by some percent of the largest logit.
+        tolerance = 3e-2 if logits.dtype == torch.bfloat16 else 1e-3
+        if not error <= tolerance * scale + 1e-5:
+            off = f"they differ by {error.item():.3g}, the largest is {scale.item():.3g}"
+            raise UsageError(f"{type(model).__name__} cannot be trained here: {problem} ({off})")
 
 
 def _no_bars() -> None:

@@ -1,13 +1,19 @@
 """Which rows an optimiser step trains on, and how they become the tensors of its micro-batches.
 
 The rows of a step follow from (seed, rows, batch size, step) alone; micro-batches only decide how much is
-computed at once. Sequences are padded on the right. A causal model never looks to the right, so no attention
-mask is needed for the supervised positions to be exact (`model.check` verifies that on the model at hand),
-and attention keeps its fast path.
+computed at once. There are two layouts of one:
+
+padded   a sequence to a line, padded on the right. A causal model never looks to the right, so no attention mask is
+         needed for the supervised positions to be exact, and attention keeps its fast path.
+packed   as many sequences to a line as fit. Positions start anew with each of them, from which the model's attention
+         tells them apart; what is left of a line is one more sequence, which nothing asks for.
+
+`model.check` verifies on the model at hand that neither changes what it computes.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +29,7 @@ from bll_sweeps.training.data import Example
 @dataclass(frozen=True)
 class MicroBatch:
     """`inputs` [B, L] int64; `positions` [N] of the supervised hidden states in the flattened [B * L];
-    `targets` [N].
+    `targets` [N]; `position_ids` [B, L] of packed sequences, None for padded ones.
 
     The shift to the next token is done here and nowhere else: the hidden state at `positions[i]` predicts
     `targets[i]`. Targets come row after row.
@@ -32,10 +38,23 @@ class MicroBatch:
     inputs: Tensor
     positions: Tensor
     targets: Tensor
+    position_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How rows become micro-batches. padded: `rows` of them at a time (0: all). packed: lines of about `tokens` in all,
+    or one line of them, as attention kernels with sequence lengths want it.
+    """
+
+    packed: bool = False
+    rows: int = 0
+    tokens: int = 0
+    one_line: bool = False
 
 
 class Sequences:
-    """Token sequences in one flat array, from which padded micro-batches are cut without a loop over rows."""
+    """Token sequences in one flat array, from which micro-batches are cut without a loop over tokens."""
 
     def __init__(self, sequences: Iterable[tuple[Sequence[int], int]]):
         """(token ids, number of leading ids that are not supervised) of each sequence; at least one target
@@ -72,17 +91,56 @@ class Sequences:
         return longest_first[np.minimum(turn, 2 * world_size - 1 - turn) == rank]
 
     def micro_batches(
-        self, rows: np.ndarray, size: int, device: torch.device | str = "cpu"
+        self, rows: np.ndarray, batching: Batching, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[np.ndarray, MicroBatch]]:
-        """`size` rows at a time (0: all of them), sorted by length so that little is padded; with each, its
-        rows.
+        """With each its rows, in its order."""
+        for lines in self.lines(rows, batching):
+            part = np.concatenate(lines)
+            yield part, self.packed_batch(lines, device) if batching.packed else self.micro_batch(part, device)
+
+    def lines(self, rows: np.ndarray, batching: Batching) -> list[list[np.ndarray]]:
+        """Of each micro-batch, the rows of its lines. Padded ones are of rows sorted by length, so that little is
+        padded. Packed lines hold the longest row, and some four of the mean length: longer ones are better filled, but
+        their dense attention costs more.
         """
-        if 0 < size < len(rows):
-            rows = rows[np.argsort(self._inputs[rows], kind="stable")]
-        size = size or max(1, len(rows))
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield part, self.micro_batch(part, device)
+        if not len(rows):
+            return []
+        if not batching.packed:
+            size = batching.rows or len(rows)
+            if size < len(rows):
+                rows = rows[np.argsort(self._inputs[rows], kind="stable")]
+            return [list(rows[start : start + size, None]) for start in range(0, len(rows), size)]
+        lengths = self._inputs[rows]
+        longest, mean = int(lengths.max()), float(lengths.mean())
+        wished = batching.tokens if batching.one_line else min(math.ceil(4 * mean), batching.tokens)
+        line = max(longest, wished)
+        packed = [rows[numbers] for numbers in best_fit(lengths.tolist(), line)]
+        at_once = max(1, batching.tokens // line)
+        return [packed[start : start + at_once] for start in range(0, len(packed), at_once)]
+
+    def packed_batch(self, lines: Sequence[np.ndarray], device: torch.device | str = "cpu") -> MicroBatch:
+        """The rows of each line after one another."""
+        rows = np.concatenate(lines)
+        lengths = self._inputs[rows]
+        ends = [self._inputs[line].cumsum() for line in lines]
+        width = max(int(its[-1]) for its in ends)
+        starts = np.concatenate([i * width + its for i, its in enumerate(ends)]) - lengths
+        within = _ranges(lengths)
+        place, source = np.repeat(starts, lengths) + within, np.repeat(self._start[rows], lengths) + within
+        inputs, position_ids = np.zeros((2, len(lines), width), dtype=np.int64)
+        for line, its in zip(position_ids, ends, strict=True):
+            line[its[-1] :] = np.arange(width - its[-1])  # what is left of the line, a sequence of its own
+        inputs.flat[place], position_ids.flat[place] = self._flat[source], within
+        supervised = within >= np.repeat(self._first[rows], lengths)
+        targets = self._flat[source[supervised] + 1].astype(np.int64)
+        arrays = inputs, place[supervised], targets, position_ids
+        return MicroBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+    @staticmethod
+    def nothing(device: torch.device | str = "cpu") -> MicroBatch:
+        """One without a target, for a rank that has to take part in others' operations."""
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        return MicroBatch(torch.zeros(1, 1, dtype=torch.int64, device=device), none, none)
 
     def micro_batch(self, rows: np.ndarray, device: torch.device | str = "cpu") -> MicroBatch:
         column = np.arange(self._inputs[rows].max())
@@ -92,6 +150,29 @@ class Sequences:
         inputs = np.where(inside, self._flat[np.minimum(index, len(self._flat) - 1)], 0)
         arrays = inputs, np.flatnonzero(supervised), self._flat[index[supervised] + 1]
         return MicroBatch(*(torch.from_numpy(array.astype(np.int64)).to(device) for array in arrays))
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Numbers of `lengths` in bins of at most `capacity`: the longest first, each where it leaves least space."""
+    free: list[tuple[int, int]] = []  # (space, bin), ordered
+    bins: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[number]
+        at = bisect.bisect_left(free, (length, -1))
+        if at == len(free):
+            bins.append([])
+            space, own = capacity, len(bins) - 1
+        else:
+            space, own = free.pop(at)
+        bins[own].append(number)
+        bisect.insort(free, (space - length, own))
+    return bins
+
+
+def _ranges(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ... of each length, after one another."""
+    ends = lengths.cumsum()
+    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
 
 
 class DataOrder:

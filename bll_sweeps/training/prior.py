@@ -17,7 +17,7 @@ from bll_sweeps.grid.axes import PRIOR_QUANTILES
 from bll_sweeps.objectives.token_logp import token_logp
 from bll_sweeps.training.data import Example
 from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states
-from bll_sweeps.training.packing import Sequences
+from bll_sweeps.training.packing import Batching, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,7 +93,7 @@ def _token_logps(
     head = head_weight(model)
     out: list[np.ndarray] = [np.empty(0)] * len(packed)
     done = 0
-    for rows, part in packed.micro_batches(np.arange(len(packed)), batch, head.device):
+    for rows, part in packed.micro_batches(np.arange(len(packed)), Batching(rows=batch), head.device):
         hidden = hidden_states(model, part)
         logp = token_logp(hidden, head.to(hidden.dtype), part.targets).double().cpu().numpy()
         for row, piece in zip(rows, np.split(logp, np.cumsum(packed.supervised[rows])[:-1]), strict=True):

@@ -1,0 +1,233 @@
+"""Time and memory of the heads that turn hidden states into a loss and its gradients, side by side in one run.
+
+    python -m bench.objectives [--device cpu|cuda] [--rounds 5] [--write]
+
+Each head computes the loss and both gradients for the same rows. Rounds alternate between heads; the median of the
+ratios within a round counts. Memory is the peak above what the inputs take, of a process for each head. `kept`:
+a threshold that keeps 40 % of the tokens. --write: JSON and a table in bench/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bll_sweeps.errors import UsageError
+from bll_sweeps.grid.axes import Objective
+from bll_sweeps.grid.settings import HEADS
+from bll_sweeps.objectives.catalogue import NLL
+from bll_sweeps.objectives.chunks import chunks
+from bll_sweeps.objectives.family import value
+from bll_sweeps.objectives.heads import check_head, head
+from bll_sweeps.objectives.token_logp import token_logp
+
+RESULTS = Path(__file__).parent / "results"
+KEPT = 0.4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """N rows, D of a hidden state, V of the vocabulary."""
+
+    N: int
+    D: int
+    V: int
+    dtype: str = "float32"
+
+
+SHAPES = {
+    "cpu": [Shape(2048, 512, 32768), Shape(1024, 896, 151936)],
+    "cuda": [Shape(N, D, V, "bfloat16") for D, V in ((1536, 151936), (3584, 152064), (4096, 128256))
+             for N in (4096, 16384)],
+}  # fmt: skip
+
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def with_head(name: str, objective: Objective) -> Step:
+    loss = head(name, objective)
+    return lambda hidden, weight, target: loss(hidden, weight, target, objective, len(target))[0]
+
+
+def recomputed(objective: Objective) -> Step:
+    """The differentiable log p, whose backward pass makes the logits again."""
+    return lambda hidden, weight, target: value(objective, token_logp(hidden, weight, target)).sum() / len(target)
+
+
+def checkpointed(objective: Objective) -> Step:
+    """Chunks of the plain loss under torch's checkpointing, as TRL's chunked_nll does it."""
+
+    def of_chunk(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        logp = torch.log_softmax(hidden @ weight.T, -1, dtype=torch.float32).gather(1, target[:, None])[:, 0]
+        return value(objective, logp).sum()
+
+    def step(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        parts = chunks(len(target), len(weight))
+        return sum(checkpoint(of_chunk, hidden[i], weight, target[i], use_reentrant=False) for i in parts) / len(target)
+
+    return step
+
+
+def variants(shape: Shape, device: str) -> Iterator[tuple[str, Step]]:
+    """Naive first. Heads that are not installed, or give wrong gradients, are left out with a word on why."""
+    for name in ("naive", *(name for name in HEADS if name != "naive")):
+        try:
+            check_head(name, NLL, torch.device(device), getattr(torch, shape.dtype))
+            yield name, with_head(name, NLL)
+        except UsageError as error:
+            print(f"  {error}", file=sys.stderr)
+    yield "recomputed", recomputed(NLL)
+    yield "checkpointed", checkpointed(NLL)
+    above = Objective(name="kept", family="nll", keep="above", threshold=threshold(shape, device))
+    yield "own, kept", with_head("own", above)
+    yield "naive, kept", with_head("naive", above)
+
+
+def threshold(shape: Shape, device: str) -> float:
+    with torch.no_grad():
+        return torch.quantile(token_logp(*inputs(shape, device)).exp(), 1 - KEPT).item()
+
+
+def inputs(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, output embedding and targets, of which some are likely."""
+    generator = torch.Generator(device).manual_seed(0)
+    dtype = getattr(torch, shape.dtype)
+    weight = torch.randn(shape.V, shape.D, generator=generator, device=device).to(dtype)
+    target = torch.randint(0, shape.V, (shape.N,), generator=generator, device=device)
+    noise = torch.randn(shape.N, shape.D, generator=generator, device=device)
+    likely = torch.rand(shape.N, 1, generator=generator, device=device) * 2
+    hidden = ((noise + likely * weight[target].float()) * (4 / shape.D**0.5)).to(dtype)
+    return hidden.requires_grad_(), weight.requires_grad_(), target
+
+
+def run(step: Step, of: tuple[Tensor, Tensor, Tensor]) -> None:
+    hidden, weight, _ = of
+    hidden.grad = weight.grad = None
+    step(*of).backward()
+    if hidden.is_cuda:
+        torch.cuda.synchronize()
+
+
+def seconds(shape: Shape, device: str, rounds: int) -> dict[str, list[float]]:
+    """Of each variant, by round; the first round warms up and is left out."""
+    of, steps = inputs(shape, device), dict(variants(shape, device))
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            run(step, of)
+            times[name].append(time.perf_counter() - started)
+    return {name: found[1:] for name, found in times.items()}
+
+
+def peak_mib(shape: Shape, device: str, name: str) -> float:
+    """In a process of its own, above what it holds before: gradients of both inputs included."""
+    command = [sys.executable, "-m", "bench.objectives", "--device", device, "--peak", name, "--shape"]
+    out = subprocess.run([*command, json.dumps(asdict(shape))], capture_output=True, text=True, check=True)
+    return float(out.stdout.split()[-1])
+
+
+def measure_peak(shape: Shape, device: str, name: str) -> float:
+    small = Shape(64, 64, 256, shape.dtype)  # what a first call loads is not the step's
+    run(dict(variants(small, device))[name], inputs(small, device))
+    step, of = dict(variants(shape, device))[name], inputs(shape, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(step, of)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _resident_kib("VmRSS")
+    run(step, of)
+    return (_resident_kib("VmHWM") - before) / 1024
+
+
+def _resident_kib(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def measured(shape: Shape, device: str, rounds: int) -> list[dict[str, Any]]:
+    times = seconds(shape, device, rounds)
+    peaks = {name: peak_mib(shape, device, name) for name in times}
+    rows = []
+    for name, own in times.items():
+        row: dict[str, Any] = {"head": name, "ms": 1e3 * statistics.median(own), "peak_mib": peaks[name]}
+        for other in ("naive", "own"):
+            ratios = [mine / its for mine, its in zip(own, times[other], strict=True)]
+            row[f"time/{other}"] = statistics.median(ratios)
+        row["peak/naive"] = peaks[name] / peaks["naive"]
+        rows.append(row)
+        print("  " + "  ".join(f"{key} {_text(value)}" for key, value in row.items()), flush=True)
+    return rows
+
+
+def hardware(device: str) -> dict[str, Any]:
+    packages = ("torch", "triton", "liger-kernel", "cut-cross-entropy")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
+    return {"date": date.today().isoformat(), "device": where, "threads": torch.get_num_threads(), **found}
+
+
+def table(told: dict[str, Any]) -> str:
+    head_of = {key: value for key, value in told.items() if key != "shapes"}
+    lines = [f"# Heads on {told['device']}, {told['date']}", ""]
+    lines += [", ".join(f"{key} {value}" for key, value in head_of.items() if key not in ("date", "device")) + ".", ""]
+    lines += ["`python -m bench.objectives`: medians of the ratios within a round; 40 % of the tokens are kept.", ""]
+    for shape in told["shapes"]:
+        lines += [f"## N={shape['N']} D={shape['D']} V={shape['V']} {shape['dtype']}", ""]
+        columns = list(shape["rows"][0])
+        lines += [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+        lines += [f"| {' | '.join(_text(row[key]) for key in columns)} |" for row in shape["rows"]] + [""]
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) and value < 100 else f"{value:.0f}" if isinstance(
+        value, float
+    ) else str(value)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--peak", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--shape", type=json.loads, default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        print(measure_peak(Shape(**args.shape), args.device, args.peak))
+        return
+    told: dict[str, Any] = {**hardware(args.device), "shapes": []}
+    for shape in SHAPES[args.device]:
+        print(shape, flush=True)
+        told["shapes"].append({**asdict(shape), "rows": measured(shape, args.device, args.rounds)})
+    if args.write:
+        (RESULTS / f"objectives-{args.device}.json").write_text(json.dumps(told, indent=1) + "\n")
+        (RESULTS / f"objectives-{args.device}.md").write_text(table(told))
+
+
+if __name__ == "__main__":
+    main()

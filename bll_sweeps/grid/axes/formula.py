@@ -1,0 +1,191 @@
+"""Formulas f(p) written as text: parsed, never executed as code, with their derivative by forward differentiation.
+
+    -(1 - p)**gamma * logp
+
+Names are those of VARIABLES, of FUNCTIONS and of the formula's own parameters. Works on numpy arrays, torch tensors and
+floats, and imports neither library. `1 - p` is computed as q, which keeps its relative accuracy where p is next to 1.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from bll_sweeps.errors import one_of
+
+# logp: log p in nats; q: 1 - p; entropy: of the most probable tokens, 0 to 1, taken as a constant.
+VARIABLES = ("logp", "p", "q", "entropy")
+FUNCTIONS = ("exp", "log", "expm1", "log1p", "sqrt", "minimum", "maximum", "where", "constant")
+_COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
+_ARGUMENTS = {"minimum": 2, "maximum": 2, "where": 3}
+
+# A value and its derivative by log p: arrays, or a float where it is the same for all tokens.
+Dual = tuple[Any, Any]
+
+
+class Formula:
+    """A parsed formula. ValueError, with what is allowed, for anything but arithmetic on the names."""
+
+    def __init__(self, text: str, parameters: Mapping[str, float] | None = None):
+        self.parameters = {name: float(value) for name, value in (parameters or {}).items()}
+        for name, value in self.parameters.items():
+            if name in VARIABLES + FUNCTIONS or not name.isidentifier():
+                raise ValueError(f"has a parameter {name!r}, which is no free name")
+            if not math.isfinite(value):
+                raise ValueError(f"has {name}={value}, which is not finite")
+        self._tree = _parsed(text)
+        self.names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)} - set(FUNCTIONS)
+        _check(self._tree, (*VARIABLES, *self.parameters))
+        if isinstance(self._tree, ast.Compare):
+            raise ValueError("is a comparison; choose between values by where(p < 0.2, a, b)")
+
+    @property
+    def text(self) -> str:
+        """The same for every way of spacing it."""
+        return ast.unparse(self._tree)
+
+    def __call__(self, xp: Any, logp: Any, entropy: Any = None) -> Dual:
+        """f of each token [any shape], and df / d log p = p f'(p). xp: numpy, torch or math, as logp is. Either may be
+        a float, where it is the same for all tokens.
+        """
+        if "entropy" in self.names and entropy is None:
+            raise ValueError(f"formula={self.text!r} needs the entropy of the distribution")
+        p = xp.exp(logp)
+        values = {"logp": (logp, 1.0), "p": (p, p), "q": (-xp.expm1(logp), -p), "entropy": (entropy, 0.0)}
+        values |= {name: (value, 0.0) for name, value in self.parameters.items()}
+        return _Evaluation(xp, values).of(self._tree)
+
+
+class _Evaluation:
+    """Forward differentiation: each operation passes on its value and its derivative. A derivative of 0.0 stands for
+    none, so that nothing infinite is multiplied by it.
+    """
+
+    def __init__(self, xp: Any, values: Mapping[str, Dual]):
+        self._xp, self._values = xp, values
+
+    def of(self, node: ast.expr) -> Dual:
+        if isinstance(node, ast.Constant):
+            return float(node.value), 0.0  # type: ignore[arg-type]
+        if isinstance(node, ast.Name):
+            return self._values[node.id]
+        if isinstance(node, ast.UnaryOp):
+            value, slope = self.of(node.operand)
+            return (-value, -slope) if isinstance(node.op, ast.USub) else (value, slope)
+        if isinstance(node, ast.BinOp):
+            return self._operation(node)
+        assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        return self._call(node.func.id, node.args)
+
+    def _operation(self, node: ast.BinOp) -> Dual:
+        if _is_one_minus_p(node):
+            return self._values["q"]
+        (a, da), (b, db) = self.of(node.left), self.of(node.right)
+        if isinstance(node.op, ast.Add):
+            return a + b, da + db
+        if isinstance(node.op, ast.Sub):
+            return a - b, da - db
+        if isinstance(node.op, ast.Mult):
+            return a * b, _product(da, b) + _product(db, a)
+        if isinstance(node.op, ast.Div):
+            return a / b, _product(da, 1.0 / b) - _product(db, a / (b * b))
+        if not _is_zero(db):  # a^b with b of p: exp(b log a)
+            power = a**b
+            return power, power * (_product(db, self._log(a)) + _product(da, b / a))
+        return a**b, 0.0 if _is_zero(b) else _product(da, b * a ** (b - 1.0))
+
+    def _call(self, name: str, arguments: list[ast.expr]) -> Dual:
+        xp = self._xp
+        if name == "where":
+            test, (a, da), (b, db) = self._test(arguments[0]), self.of(arguments[1]), self.of(arguments[2])
+            if isinstance(test, bool):
+                return (a, da) if test else (b, db)
+            return xp.where(test, a, b), xp.where(test, da, db)
+        a, da = self.of(arguments[0])
+        if name in ("minimum", "maximum"):
+            b, db = self.of(arguments[1])
+            first = a <= b if name == "minimum" else a >= b
+            if isinstance(first, bool):
+                return (a, da) if first else (b, db)
+            return xp.where(first, a, b), xp.where(first, da, db)
+        if name == "constant":
+            return a, 0.0
+        if isinstance(a, float) and _is_zero(da):
+            return getattr(math, name)(a), 0.0
+        value = getattr(xp, name)(a)
+        slope: Callable[[], Any] = {
+            "exp": lambda: value,
+            "expm1": lambda: xp.exp(a),
+            "log": lambda: 1.0 / a,
+            "log1p": lambda: 1.0 / (1.0 + a),
+            "sqrt": lambda: 0.5 / value,
+        }[name]
+        return value, 0.0 if _is_zero(da) else _product(da, slope())
+
+    def _test(self, node: ast.expr) -> Any:
+        assert isinstance(node, ast.Compare)
+        a, b = self.of(node.left)[0], self.of(node.comparators[0])[0]
+        kind = _COMPARISONS[type(node.ops[0])]
+        return {"lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b, "ge": lambda: a >= b}[kind]()
+
+    def _log(self, a: Any) -> Any:
+        return math.log(a) if isinstance(a, float) else self._xp.log(a)
+
+
+def _is_zero(slope: Any) -> bool:
+    return isinstance(slope, float) and slope == 0.0
+
+
+def _product(slope: Any, factor: Any) -> Any:
+    return 0.0 if _is_zero(slope) else slope * factor
+
+
+def _is_one_minus_p(node: ast.BinOp) -> bool:
+    one = isinstance(node.left, ast.Constant) and node.left.value == 1
+    return one and isinstance(node.op, ast.Sub) and isinstance(node.right, ast.Name) and node.right.id == "p"
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> ast.expr:
+    if len(text) > 1000:
+        raise ValueError("is longer than 1000 characters")
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ValueError(f"is no formula ({str(error).partition(' (<')[0]})") from None
+
+
+def _check(node: ast.expr, names: tuple[str, ...]) -> None:
+    if isinstance(node, ast.Constant):
+        if not isinstance(node.value, (int, float)) or isinstance(node.value, bool):
+            raise ValueError(f"has {ast.unparse(node)}, which is no number")
+    elif isinstance(node, ast.Name):
+        if node.id not in names:
+            raise ValueError(f"has the name {node.id!r}: it {one_of(names, node.id)}")
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        _check(node.operand, names)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)):
+        _check(node.left, names)
+        _check(node.right, names)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
+        _check_call(node.func.id, node.args, names)
+    else:
+        allowed = "numbers, names, + - * / **, and functions"
+        raise ValueError(f"has {ast.unparse(node)!r}; it may have {allowed} ({', '.join(FUNCTIONS)})")
+
+
+def _check_call(name: str, arguments: list[ast.expr], names: tuple[str, ...]) -> None:
+    if name not in FUNCTIONS:
+        raise ValueError(f"has the function {name!r}: it {one_of(FUNCTIONS, name)}")
+    if len(arguments) != _ARGUMENTS.get(name, 1):
+        raise ValueError(f"gives {name} {len(arguments)} arguments; it takes {_ARGUMENTS.get(name, 1)}")
+    if name == "where":
+        test = arguments[0]
+        if not (isinstance(test, ast.Compare) and len(test.ops) == 1 and type(test.ops[0]) in _COMPARISONS):
+            raise ValueError(f"has where({ast.unparse(test)}, ...), which must begin with a comparison by < <= > >=")
+        arguments = [test.left, test.comparators[0], *arguments[1:]]
+    for argument in arguments:
+        _check(argument, names)

@@ -1,0 +1,88 @@
+"""A model whose weights, gradients and optimizer states are split over the ranks (FSDP2), and whole tensors of it.
+
+What is collective here is called by all ranks, in the same order. For a model that is not sharded everything returns
+what it was given.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bll_sweeps.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def shard(model: PreTrainedModel, device: torch.device, ranks: Ranks) -> None:
+    """Splits each layer, then the rest, over the ranks, in place. Gradients are summed over the ranks, not averaged:
+    the loss is that of the whole step already.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    mesh = init_device_mesh(device.type, (ranks.world_size,))
+    layers = [module for module in model.modules() if type(module).__name__ in set(model._no_split_modules or ())]
+    head = model.get_output_embeddings()
+    tied = any(parameter is head.weight for parameter in model.base_model.parameters())
+    # The head's weight is used outside of its module: it is gathered where that happens (see whole_with_gradient), also
+    # where it is the input embedding, which therefore does not stay whole after the forward pass.
+    for module in [*layers, *([] if tied else [head]), model.base_model]:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    if tied:
+        head.weight = model.get_input_embeddings().weight  # the part that replaced it
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    return any(_is_distributed(parameter) for parameter in model.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of it, on every rank, without gradient. Collective."""
+    return tensor.detach().full_tensor() if _is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def whole_with_gradient(tensor: Tensor) -> Tensor:
+    """All of it, on every rank; gradients of all ranks are summed into the shards. Collective, in both directions."""
+    if not _is_distributed(tensor):
+        return tensor
+    from torch.distributed.tensor import Partial
+
+    return tensor.full_tensor(grad_placements=[Partial()])  # type: ignore[attr-defined]
+
+
+def like(tensor: Tensor, given: Tensor) -> Tensor:
+    """This rank's part of `given`, which is whole on every rank, split as `tensor` is. No communication."""
+    if not _is_distributed(tensor) or given.shape != tensor.shape:
+        return given.to(tensor.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    return distribute_tensor(given.to(tensor.device), mesh, placements, src_data_rank=None)
+
+
+def whole_state(model: torch.nn.Module) -> dict[str, Tensor] | None:
+    """The state dict of a sharded model, whole and on the CPU, shared tensors still shared. Collective. None for one
+    that is not sharded: it has its own.
+    """
+    if not is_sharded(model):
+        return None
+    once: dict[int, Tensor] = {}
+    shared = dict(model.named_parameters(remove_duplicate=False))
+    out = {}
+    for name, tensor in model.state_dict().items():
+        key = id(shared.get(name, tensor))
+        if key not in once:
+            once[key] = whole(tensor).cpu()
+        out[name] = once[key]
+    return out
+
+
+def _is_distributed(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")  # DTensor, which takes a second to import
