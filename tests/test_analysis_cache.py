@@ -91,7 +91,8 @@ def _record(files: Path) -> Path:
 
 
 def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+    if path.exists():  # an earlier change may have removed it
+        path.write_bytes(path.read_bytes()[:-20])
 
 
 def _tell_otherwise(path: Path) -> None:

@@ -64,7 +64,7 @@ def mirror(run: Run, ok: bool = True) -> None:
     for row in ROWS:
         run.log(row)
     if ok:
-        run.complete(lambda: (FINISHED, {}))
+        run.complete(lambda: FINISHED)
     run.close(ok)
 
 

@@ -55,7 +55,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
 
 def test_a_save_that_fails_leaves_no_model_folder(tmp_path, monkeypatch):
     model = qwen()
-    monkeypatch.setattr(model, "save_pretrained", lambda folder: (Path(folder).mkdir(), 1 / 0))
+    monkeypatch.setattr(model, "save_pretrained", lambda folder, **given: (Path(folder).mkdir(), 1 / 0))
     with pytest.raises(ZeroDivisionError):
         save_model(model, tokenizer(), tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -31,6 +31,11 @@ COLOURS = {
     "unlikelihood": "#999933",
     "unlikelihood_above": "#44AA99",
     "unlikelihood_below": "#661100",
+    "dft": "#4477AA",
+    "asft": "#225555",
+    "focal": "#BB5566",
+    "eaft": "#997700",
+    "label_smoothing": "#7F7FBF",
 }
 _OTHERS = ("#332288", "#AA4499", "#117733", "#6699CC", "#EE8866", "#AA4466")
 # Objectives that differ in alpha alone, `power-0.3`: from dark to light with alpha (ends of viridis and of inferno).
