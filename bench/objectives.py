@@ -105,14 +105,16 @@ def threshold(shape: Shape, device: str) -> float:
 
 
 def inputs(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states, output embedding and targets, of which some are likely."""
+    """Hidden states, output embedding and targets: logits of deviation 2, those of the targets 0 to 16 higher, so that
+    p is anything between next to 0 and next to 1.
+    """
     generator = torch.Generator(device).manual_seed(0)
     dtype = getattr(torch, shape.dtype)
     weight = torch.randn(shape.V, shape.D, generator=generator, device=device).to(dtype)
     target = torch.randint(0, shape.V, (shape.N,), generator=generator, device=device)
     noise = torch.randn(shape.N, shape.D, generator=generator, device=device)
-    likely = torch.rand(shape.N, 1, generator=generator, device=device) * 2
-    hidden = ((noise + likely * weight[target].float()) * (4 / shape.D**0.5)).to(dtype)
+    higher = torch.rand(shape.N, 1, generator=generator, device=device) * 16
+    hidden = (noise * (2 / shape.D**0.5) + weight[target].float() * (higher / shape.D)).to(dtype)
     return hidden.requires_grad_(), weight.requires_grad_(), target
 
 

@@ -107,6 +107,8 @@ class _ObjectiveLoss(torch.autograd.Function):
                     d_hidden[index] = dz_CV @ weight_VD
                 if d_weight is not None:
                     add_product(d_weight, dz_CV.T, hidden_CD)
+                del dz_CV
+            del rows_of  # before the next chunk's logits are made
         # Saved as tensors, so that backward() frees them.
         ctx.save_for_backward(d_hidden, None if d_weight is None else d_weight.to(weight_VD.dtype))
         ctx.mark_non_differentiable(logp_N)
@@ -115,7 +117,9 @@ class _ObjectiveLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-        d_hidden, d_weight = (None if d is None else d * grad.to(d.dtype) for d in ctx.saved_tensors)
+        d_hidden, d_weight = ctx.saved_tensors
+        if grad != 1:  # else no second [V, D] is made: autograd takes this one over as the gradient
+            d_hidden, d_weight = (None if d is None else d * grad.to(d.dtype) for d in (d_hidden, d_weight))
         return d_hidden, d_weight, None, None, None, None, None, None
 
 

@@ -56,6 +56,7 @@ class _TokenLogp(torch.autograd.Function):
             logp_N[index] = found.logp_C
             if top:
                 entropy_N[index] = entropy_of(found, top)
+            del found  # before the next chunk's logits are made
         ctx.save_for_backward(hidden_ND, weight_VD, target_N)
         ctx.chunk = chunk
         ctx.mark_non_differentiable(entropy_N)
@@ -80,4 +81,5 @@ class _TokenLogp(torch.autograd.Function):
                 d_hidden[index] = dz_CV @ weight_VD
             if d_weight is not None:
                 add_product(d_weight, dz_CV.T, hidden_CD)
+            del dz_CV
         return d_hidden, None if d_weight is None else d_weight.to(weight_VD.dtype), None, None, None
