@@ -126,7 +126,7 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
             if number:  # the first round warms up
                 found[way].append(outcome)
     waste = (data.max_length - 1) / statistics.fmean(lengths)
-    out: dict[str, Any] = {"mean_length": statistics.fmean(lengths), "max_length": data.max_length, "waste": waste}
+    out: dict[str, Any] = {"mean_length": statistics.fmean(lengths), "padded_to": data.max_length, "waste": waste}
     for way in ways:
         out[way] = {
             "tokens_per_s": tokens / statistics.median(seconds for seconds, _, _ in found[way]),
