@@ -127,9 +127,11 @@ def _mirrored(context: JobContext) -> Iterator[Run]:
     try:
         yield context.mirror
     except BaseException as error:
-        if not isinstance(error, Interrupted):
-            record_failure(context.attempt, error, context.ranks)  # the mirror may take most of a minute to close
-        context.mirror.close(ok=False)
+        try:
+            if not isinstance(error, Interrupted):
+                record_failure(context.attempt, error, context.ranks)  # the mirror may take most of a minute to close
+        finally:
+            context.mirror.close(ok=False)
         raise
     context.mirror.close(ok=True)
 

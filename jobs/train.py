@@ -71,7 +71,7 @@ def fit_and_save(
         ranks=context.ranks,
         stop=context.stop,
     )
-    state = whole_state(model)
+    state = whole_state(model, keep=context.ranks.leads)
     if context.ranks.leads:
         save_model(model, tokenizer, attempt.output("model"), state)
     parameters = sum(p.numel() for p in model.parameters())

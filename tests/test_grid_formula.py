@@ -29,13 +29,15 @@ FORMULAS = {
     "p**(1 + p) - 2**-p": lambda logp: logp.exp() ** (1 + logp.exp()) - 2 ** -logp.exp(),
     "-constant(p) * logp / (1 + g)": lambda logp: -logp.exp().detach() * logp / 2.5,
     "-entropy * logp": lambda logp: -0.25 * logp,
+    "-log(p)": lambda logp: -logp,
+    "(1 - p**0.5) / 0.5": lambda logp: (1 - (0.5 * logp).exp()) / 0.5,
     "log(q + 1e-3)": lambda logp: (1 - logp.exp() + 1e-3).log(),
 }
 
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_value_and_weight_are_those_of_autograd(text: str) -> None:
-    parameters = {"g": 1.5} if "g" in Formula(text.replace("g *", "g *"), {"g": 1.5}).names else {}
+    parameters = {"g": 1.5} if "g" in Formula(text, {"g": 1.5}).names else {}
     objective = Objective(name="own", family="formula", formula=text, parameters=parameters)
     logp = torch.tensor(LOGP, requires_grad=True)
     expected = FORMULAS[text](logp)
@@ -60,6 +62,15 @@ def test_a_family_written_as_a_formula_is_the_family(logp: float, alpha: float) 
 def test_1_minus_p_keeps_its_accuracy_next_to_1() -> None:
     objective = Objective(name="own", family="formula", formula="(1 - p)**2")
     assert value(objective, np.array([-1e-12]))[0] == pytest.approx(1e-24, rel=1e-9)
+
+
+@pytest.mark.parametrize("text", ["-log(p)", "(1 - p**0.5) / 0.5", "-p * log(p)"])
+def test_a_p_that_underflows_has_the_weight_of_its_log(text: str) -> None:
+    objective = Objective(name="own", family="formula", formula=text)
+    for logp in (-95.0, -120.0):
+        found = weight(objective, torch.tensor([logp]))
+        assert found.dtype == torch.float32 and found.isfinite().all()
+    assert value(Objective(name="own", family="formula", formula="-log(p)"), torch.tensor([-120.0])).item() == 120.0
 
 
 def test_spacing_is_no_other_objective_and_a_number_is() -> None:
@@ -89,9 +100,17 @@ def test_spacing_is_no_other_objective_and_a_number_is() -> None:
         ({"formula": "where(p, 1, 2)"}, "must begin with a comparison"),
         ({"formula": "p * True"}, "is no number"),
         ({"formula": "p" + " + p" * 400}, "longer than 1000 characters"),
-        ({"formula": "log(q)"}, "must be finite for p in .*it is not at p=1"),
+        ({"formula": "log(q)"}, "must be finite for p from 0 to 1.*it is not at p=1"),
+        ({"formula": "1 / (p * p)"}, "it is not at p=0"),
+        ({"formula": "sqrt(p)"}, "and its derivative too; it is not at p=0"),
+        ({"formula": "-logp / entropy"}, "whatever the entropy; it is not at p=1"),
+        ({"formula": "-logp / (1 - entropy)"}, "whatever the entropy; it is not at p=1"),
+        (
+            {"formula": "-logp", "anchor": 0.1, "keep": "above", "normaliser": "survivors"},
+            "anchor=0.1 is over all tokens",
+        ),
         ({"formula": "-q**0.5"}, "and its derivative too; it is not at p=1"),
-        ({"formula": "-logp", "weight": "1 / q"}, "weight='1 / q' must be finite for p in .*it is not at p=1"),
+        ({"formula": "-logp", "weight": "1 / q"}, "weight='1 / q' must be finite for p from 0 to 1; it is not at p=1"),
         ({"formula": "(-2)**0.5 * p"}, "must be finite"),
         ({"formula": "-logp", "parameters": {"g": 1.0}}, "parameters='g' are in neither"),
         ({"formula": "-logp * p", "parameters": {"p": 1.0}}, "has a parameter 'p', which is no free name"),
@@ -104,7 +123,15 @@ def test_what_is_no_formula_is_named(given: dict[str, object], problem: str) -> 
 
 
 @pytest.mark.parametrize(
-    "given", [{"formula": "p"}, {"weight": "p"}, {"smoothing": 1.5}, {"anchor": -1.0}, {"entropy_top": 1}]
+    "given",
+    [
+        {"formula": "p"},
+        {"weight": "p"},
+        {"parameters": {"g": 1.0}},
+        {"smoothing": 1.5},
+        {"anchor": -1.0},
+        {"entropy_top": 1},
+    ],
 )
 def test_what_has_no_meaning_for_a_family_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(given))):

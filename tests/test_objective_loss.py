@@ -20,7 +20,7 @@ from bll_sweeps.objectives.family import kept, value
 from bll_sweeps.objectives.heads import Head, check_head, naive_loss
 from bll_sweeps.objectives.heads import head as head_named
 from bll_sweeps.objectives.objective_loss import Base, objective_loss
-from bll_sweeps.objectives.token_logp import token_logp
+from bll_sweeps.objectives.token_logp import token_logp, token_logp_and_entropy
 
 EXTRA = {
     "alpha_zero": Objective(name="alpha_zero", family="power", alpha=0.0),
@@ -210,6 +210,7 @@ RELATIVES = {
     "asft": Objective(name="asft", family="formula", formula="-p * logp", weight="p", anchor=0.1),
     "smoothed": Objective(name="smoothed", family="nll", smoothing=0.1),
     "smoothed_above": Objective(name="smoothed_above", family="power", smoothing=0.3, keep="above", threshold=0.2),
+    "rising": Objective(name="rising", family="formula", formula="logp", smoothing=0.5),
     "anchored_below": Objective(name="anchored_below", family="nll", anchor=0.5, keep="below", threshold=0.2),
 }
 every_relative = pytest.mark.parametrize("objective", RELATIVES.values(), ids=RELATIVES.keys())
@@ -234,6 +235,7 @@ def written_out(hidden: Tensor, weight: Tensor, target: Tensor, base: Base, name
         "asft": -p.detach() * logp + 0.1 * kl,
         "smoothed": -0.9 * logp + 0.1 * smooth,
         "smoothed_above": torch.where(p >= 0.2, 0.7 * (1 - p) + 0.3 * smooth, 0.0),
+        "rising": 0.5 * logp + 0.5 * smooth,
         "anchored_below": torch.where(p <= 0.2, -logp, 0.0) + 0.5 * kl,
     }
     return per_token[name].sum()
@@ -274,6 +276,18 @@ def assert_as_exact_as_naive(
         pairs = zip(found, wanted, strict=True)
         errors.append(max(((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-30)).item() for a, b in pairs))
     assert errors[0] <= 2 * errors[1] + 4 * torch.finfo(dtype).eps
+
+
+def test_the_differentiable_logp_tells_how_unsure_the_model_is_too() -> None:
+    hidden, weight, target = problem(9)
+    logp, entropy = token_logp_and_entropy(hidden, weight, target, 5, chunk=7)
+    every = torch.softmax((hidden @ weight.T).detach(), -1).topk(5, dim=1).values
+    every = every / every.sum(1, keepdim=True)
+    expected = -(every * every.log()).sum(1) / torch.tensor(5.0).double().log()
+    torch.testing.assert_close(entropy, expected.where(target != IGNORE, 0.0))
+    assert not entropy.requires_grad and torch.equal(logp, token_logp(hidden, weight, target))
+    loss, _ = objective_loss(hidden, weight, target, RELATIVES["eaft"], 1)
+    assert_same(gradients((-entropy * logp).sum(), hidden, weight), gradients(loss, hidden, weight), 1e-12)
 
 
 @pytest.mark.parametrize("name", ["torch", "liger", "cut_cross_entropy"])

@@ -76,7 +76,7 @@ class Entry:
     @property
     def shape(self) -> Proposition | None:
         """None where W_f is no function of p."""
-        return None if self.objective.needs_entropy else proposition_3_2(self.objective)
+        return proposition_3_2(self.objective) if self.objective.is_plain else None
 
 
 def catalogue(folder: Path) -> list[Entry]:

@@ -190,11 +190,13 @@ def preload(jobs: Iterable[str], stop: Callable[[], bool] = lambda: False) -> No
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # jobs never reach for a hub: data and models are local
     kinds = dict.fromkeys(job_id.partition("-")[0] for job_id in jobs)
     gc.disable()  # looking for cycles among what modules hold is a seventh of their import
-    for name in dict.fromkeys(name for kind in kinds for name in _PRELOAD[kind]):
-        if not stop():
-            importlib.import_module(name)
-    gc.freeze()  # and would copy the pages that children share
-    gc.enable()
+    try:
+        for name in dict.fromkeys(name for kind in kinds for name in _PRELOAD[kind]):
+            if not stop():
+                importlib.import_module(name)
+        gc.freeze()  # and would copy the pages that children share
+    finally:
+        gc.enable()
 
 
 def preload_tracker(layout: Layout, jobs: Sequence[str]) -> None:

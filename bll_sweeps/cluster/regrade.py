@@ -94,6 +94,7 @@ def regrade(
                 "grader": grader_id,
                 "metrics": found,
                 "sha256": file_sha256(files.scores(grader_id)),
+                "answers_sha256": file_sha256(files.scores_answers(grader_id)),
                 "generations": record.outputs[GENERATIONS]["sha256"],
                 "libraries": {package: version(package) for package in grader(name).LIBRARIES},
             }

@@ -201,6 +201,8 @@ class Cell:
 
     def __post_init__(self) -> None:
         check(self.seed >= 0, "seed", self.seed, "must be >= 0")
+        anchored, authors = self.objective.anchor, self.recipe.gradient == "authors"
+        check(not (anchored and authors), "objective.anchor", anchored, "has no meaning for recipe.gradient=authors")
         check(
             self.benchmark.domain == self.domain.name,
             "benchmark.domain",

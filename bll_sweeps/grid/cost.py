@@ -98,7 +98,11 @@ def _training_s(
     """6 FLOP per parameter and token (Kaplan et al. 2020, 2.1); attention itself is left out. Ranks share a step."""
     steps = recipe.total_steps(size.rows)
     tokens = steps * recipe.batch_size * size.row_tokens
-    micro_batches = math.ceil(recipe.batch_size / shape.ranks / (execution.micro_batch or recipe.batch_size))
+    rows = recipe.batch_size / shape.ranks
+    if execution.packing:
+        micro_batches = math.ceil(rows * size.row_tokens / execution.micro_batch_tokens)
+    else:
+        micro_batches = math.ceil(rows / (execution.micro_batch or recipe.batch_size))
     flops = hardware.bf16_flops if recipe.dtype == "bfloat16" else hardware.fp32_flops
     flops *= shape.ranks * _threads(execution, hardware) * (0.5 if recipe.dtype == "float64" else 1.0)
     return 6 * parameters * tokens / flops + steps * micro_batches * 2 * hardware.pass_s

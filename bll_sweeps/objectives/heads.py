@@ -135,6 +135,7 @@ def _from_per_token(nll: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Head:
     ) -> tuple[Tensor, Tensor]:
         require(objective, denominator, base)
         logp_N = -nll(hidden_ND, weight_VD, target_N).to(softmax_dtype(hidden_ND))
+        logp_N = logp_N - logp_N.detach().clamp(min=0)  # rounding of theirs may leave it above 0
         seen_N = target_N != IGNORE
         total = _f(objective, logp_N[seen_N], None).sum()
         return total / denominator if denominator else total * 0.0, logp_N.detach()

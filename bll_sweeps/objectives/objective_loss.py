@@ -154,7 +154,8 @@ class _Rows:
         """Numbers of the rows with a gradient; None if all have one."""
         if self._base_CV is not None:
             return None
-        found = self._softmax_factor().nonzero()[:, 0]
+        has_one = self._w_C != 0 if self._uniform_C is None else (self._w_C != 0) | (self._uniform_C != 0)
+        found = has_one.nonzero()[:, 0]
         return None if len(found) == len(self._w_C) else found
 
     def gradient(self, active: Tensor | None, scale: float) -> Tensor:

@@ -43,7 +43,7 @@ _PAGE = 200  # runs in one request
 _OUTPUT = re.compile(
     r"(metrics|sequences|disagreements)\.jsonl|scores\.[\w.-]+\.jsonl|(answers\.[\w.-]+|generations)\.jsonl\.gz"
 )
-_SCORES = re.compile(r"[\w.-]+\.(json|jsonl|answers\.jsonl\.gz)")  # by graders that came later
+_GRADER = re.compile(r"\w[\w.-]*")
 _PULLED = "pulled.json"  # of a pulled attempt: what came later than the record, as the server told it
 _JOB = re.compile(r"(pretrain|prior|train|evaluate)-[0-9a-f]{16}")
 
@@ -109,11 +109,16 @@ def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled)
         raise UsageError(f"{target.path} cannot be read ({why}); give a project as ENTITY/PROJECT") from None
     wanted, known = [], []
     for run in runs:
+        try:
+            here = bool(_JOB.fullmatch(run.id)) and _is_here(layout.job(run.id), run)
+        except (StoreError, AttributeError, TypeError) as error:
+            out.problems[run.id] = described(error)
+            continue
         if not _JOB.fullmatch(run.id) or run.config.get("id") != run.id or "job" not in run.config:
             out.foreign += 1
         elif run.state != "finished":
             out.unfinished += 1
-        elif _is_here(layout.job(run.id), run):
+        elif here:
             known.append(run.id)
         else:
             wanted.append(run)
@@ -126,7 +131,7 @@ def _is_here(job: JobFiles, run: Any) -> bool:
     if not is_done(job):
         return False
     pulled = read_json_if(done_attempt(job).output(_PULLED))
-    return pulled is None or pulled[names.BESIDES] == run.summary.get(names.BESIDES)
+    return pulled is None or pulled.get(names.BESIDES) == run.summary.get(names.BESIDES)
 
 
 def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) -> None:
@@ -158,11 +163,16 @@ def _check(job_id: str, folder: Path) -> None:
             raise StoreError(f"the record names an output {name!r}, which no job leaves")
         check_output(folder / name, digest)
     for summary in (folder / SCORES).glob("*.json"):
-        told = read_json(summary)
-        of_these = told.get("generations") == record["outputs"].get(GENERATIONS, {}).get("sha256")
-        scores = summary.with_suffix(".jsonl")
-        if not (of_these and told.get("grader") == summary.stem and told.get("sha256") == file_sha256(scores)):
-            raise StoreError(f"the scores by {summary.stem} on the server are not those of its record")
+        told, grader = read_json(summary), summary.stem
+        of_these = told.get("generations") == record["outputs"].get(GENERATIONS, {}).get("sha256", "none")
+        files = {"sha256": f"{grader}.jsonl", "answers_sha256": f"{grader}.answers.jsonl.gz"}
+        whole = all(told.get(key) == _sha256_if(folder / SCORES / name) for key, name in files.items())
+        if not (of_these and told.get("grader") == grader and _GRADER.fullmatch(grader) and whole):
+            raise StoreError(f"the scores by {grader} on the server are not those of its record")
+
+
+def _sha256_if(path: Path) -> str | None:
+    return file_sha256(path) if path.exists() else None
 
 
 def _put(files: JobFiles, folder: Path) -> None:
@@ -200,10 +210,13 @@ def _put(files: JobFiles, folder: Path) -> None:
 
 
 def _copy_scores(folder: Path, files: JobFiles) -> None:
-    """Summaries last, which say that the rest is there."""
-    later = [path for path in (folder / SCORES).glob("*") if _SCORES.fullmatch(path.name)]
-    for path in sorted(later, key=lambda path: (path.suffix == ".json", path.name)):
-        _copy(path, files.folder / SCORES / path.name)
+    """Of graders whose scores are not here; summaries last, which say that the rest is there."""
+    for summary in sorted((folder / SCORES).glob("*.json")):
+        grader = summary.stem
+        if not files.scores_summary(grader).exists():
+            for path in (files.scores(grader), files.scores_answers(grader), files.scores_summary(grader)):
+                if (folder / SCORES / path.name).exists():
+                    _copy(folder / SCORES / path.name, path)
 
 
 def _copy(source: Path, path: Path) -> None:

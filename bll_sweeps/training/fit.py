@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bll_sweeps.errors import Interrupted
+from bll_sweeps.errors import Interrupted, UsageError
 from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.objectives.family import has_survivor_count, kept
@@ -84,7 +84,8 @@ def fit(
     """
     device = _prepare(model, recipe, execution, ranks)
     sequences = Sequences.of(examples)
-    check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]), packed=batching(execution).packed)
+    with autocast(device, recipe):
+        check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]), packed=batching(execution).packed)
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
     check_head(execution.head, objective, device, getattr(torch, recipe.dtype))
@@ -100,7 +101,7 @@ def fit(
         first, state = found.step, found.state
     tokens, log = state["tokens"], Log(metrics, timing, state["metrics"], state["timing"], write=ranks.leads)
     trainer = _Trainer(model, base, sequences, objective, recipe, execution, device, optimizer, ranks, stop)
-    with deterministic(), log:
+    with deterministic(), log, ranks.operations():
         for row, times in zip(log.metrics, log.timing, strict=True):
             on_row(row | times)  # those from before the checkpoint too: a mirror of this attempt is then whole
         on_progress(first, total)
@@ -266,7 +267,7 @@ class _Trainer:
         return self._head(hidden, table, batch.targets, self._objective, denominator, base=base)
 
     def _hidden_and_head(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        with self._autocast():
+        with autocast(self._device, self._recipe):
             hidden = hidden_states(model, batch)
         table = whole_with_gradient(head_weight(model))
         return (hidden.bfloat16(), table.bfloat16()) if self._recipe.dtype == "bfloat16" else (hidden, table)
@@ -274,11 +275,6 @@ class _Trainer:
     def _no_logp(self) -> Tensor:
         dtype = torch.float64 if self._recipe.dtype == "float64" else torch.float32
         return torch.empty(0, dtype=dtype, device=self._device)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._recipe.dtype == "bfloat16":
-            return torch.autocast(self._device.type, torch.bfloat16)
-        return contextlib.nullcontext()
 
 
 # --- optimiser and schedule ---------------------------------------------------------------------------------
@@ -371,6 +367,13 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
 
 
+def autocast(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
+    """What the model computes in; its weights stay float32."""
+    if recipe.dtype == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
 def batching(execution: Execution) -> Batching:
     if not execution.packing:
         return Batching(rows=execution.micro_batch)
@@ -381,6 +384,8 @@ def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution, ranks
     """Puts the model on its device, to train; bfloat16 computes in bfloat16 on float32 master weights."""
     device = place(model, execution, ranks)
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
+    if execution.attention.startswith("flash") and recipe.dtype != "bfloat16":
+        raise UsageError(f"execution.attention={execution.attention!r} needs recipe.dtype=bfloat16, not {recipe.dtype}")
     use_attention(model, execution.attention)
     if execution.activation_checkpointing:
         model.activation_checkpointing_enable()

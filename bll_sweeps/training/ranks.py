@@ -165,6 +165,16 @@ class Ranks:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    @contextlib.contextmanager
+    def operations(self) -> Iterator[None]:
+        """For what torch lets the ranks do together by itself (a sharded model): a broken connection is PeerLost."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not _is_broken(error):
+                raise
+            raise _lost(error) from error
+
     def _all_reduce(self, tensor: Tensor) -> Tensor:
         import torch.distributed as dist
 
@@ -178,11 +188,21 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise PeerLost(f"no connection to the other ranks ({reason})") from error
+            raise _lost(error) from error
 
 
 SINGLE = Ranks()
+
+
+def _lost(error: RuntimeError) -> PeerLost:
+    return PeerLost(f"no connection to the other ranks ({str(error).strip().partition(chr(10))[0]})")
+
+
+def _is_broken(error: RuntimeError) -> bool:
+    """gloo's errors are plain ones that name its files; NCCL's have a type."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or "/gloo/transport/" in str(error)
 
 
 def _buckets(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -37,6 +37,7 @@ def shard(model: PreTrainedModel, device: torch.device, ranks: Ranks) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # else a factor of 1 is an operation that gloo lacks
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -67,9 +68,9 @@ def like(tensor: Tensor, given: Tensor) -> Tensor:
     return distribute_tensor(given.to(tensor.device), mesh, placements, src_data_rank=None)
 
 
-def whole_state(model: torch.nn.Module) -> dict[str, Tensor] | None:
-    """The state dict of a sharded model, whole and on the CPU, shared tensors still shared. Collective. None for one
-    that is not sharded: it has its own.
+def whole_state(model: torch.nn.Module, *, keep: bool = True) -> dict[str, Tensor] | None:
+    """The state dict of a sharded model, whole and on the CPU, shared tensors still shared; empty without `keep`, on
+    ranks that only take part. Collective. None for one that is not sharded: it has its own.
     """
     if not is_sharded(model):
         return None
@@ -79,9 +80,10 @@ def whole_state(model: torch.nn.Module) -> dict[str, Tensor] | None:
     for name, tensor in model.state_dict().items():
         key = id(shared.get(name, tensor))
         if key not in once:
-            once[key] = whole(tensor).cpu()
+            gathered = whole(tensor)
+            once[key] = gathered.cpu() if keep else gathered.new_empty(0)
         out[name] = once[key]
-    return out
+    return out if keep else {}
 
 
 def _is_distributed(tensor: Tensor) -> bool:

@@ -3,7 +3,8 @@
     -(1 - p)**gamma * logp
 
 Names are those of VARIABLES, of FUNCTIONS and of the formula's own parameters. Works on numpy arrays, torch tensors and
-floats, and imports neither library. `1 - p` is computed as q, which keeps its relative accuracy where p is next to 1.
+floats, and imports neither library. `1 - p` is computed as q, which keeps its relative accuracy where p is next to 1;
+log(p) and powers of p from log p, which does not underflow.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ FUNCTIONS = ("exp", "log", "expm1", "log1p", "sqrt", "minimum", "maximum", "wher
 _COMPARISONS = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
 _ARGUMENTS = {"minimum": 2, "maximum": 2, "where": 3}
 
-# A value and its derivative by log p: arrays, or a float where it is the same for all tokens.
+# A value and its derivative by log p: arrays, or floats where they are the same for all tokens.
 Dual = tuple[Any, Any]
+_CONSTANT = 0.0  # this very object is the derivative of what does not depend on p: nothing infinite is multiplied by it
 
 
 class Formula:
@@ -54,27 +56,25 @@ class Formula:
         if "entropy" in self.names and entropy is None:
             raise ValueError(f"formula={self.text!r} needs the entropy of the distribution")
         p = xp.exp(logp)
-        values = {"logp": (logp, 1.0), "p": (p, p), "q": (-xp.expm1(logp), -p), "entropy": (entropy, 0.0)}
-        values |= {name: (value, 0.0) for name, value in self.parameters.items()}
+        values = {"logp": (logp, 1.0), "p": (p, p), "q": (-xp.expm1(logp), -p), "entropy": (entropy, _CONSTANT)}
+        values |= {name: (value, _CONSTANT) for name, value in self.parameters.items()}
         return _Evaluation(xp, values).of(self._tree)
 
 
 class _Evaluation:
-    """Forward differentiation: each operation passes on its value and its derivative. A derivative of 0.0 stands for
-    none, so that nothing infinite is multiplied by it.
-    """
+    """Forward differentiation: each operation passes on its value and its derivative."""
 
     def __init__(self, xp: Any, values: Mapping[str, Dual]):
         self._xp, self._values = xp, values
 
     def of(self, node: ast.expr) -> Dual:
         if isinstance(node, ast.Constant):
-            return float(node.value), 0.0  # type: ignore[arg-type]
+            return float(node.value), _CONSTANT  # type: ignore[arg-type]
         if isinstance(node, ast.Name):
             return self._values[node.id]
         if isinstance(node, ast.UnaryOp):
             value, slope = self.of(node.operand)
-            return (-value, -slope) if isinstance(node.op, ast.USub) else (value, slope)
+            return (-value, _product(slope, -1.0)) if isinstance(node.op, ast.USub) else (value, slope)
         if isinstance(node, ast.BinOp):
             return self._operation(node)
         assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
@@ -83,19 +83,23 @@ class _Evaluation:
     def _operation(self, node: ast.BinOp) -> Dual:
         if _is_one_minus_p(node):
             return self._values["q"]
+        if _is_p(node.left) and isinstance(node.op, ast.Pow):
+            (logp, _), (b, db) = self._values["logp"], self.of(node.right)
+            power = self._xp.exp(b * logp)
+            return power, power * _sum(b, _product(db, logp))
         (a, da), (b, db) = self.of(node.left), self.of(node.right)
         if isinstance(node.op, ast.Add):
-            return a + b, da + db
+            return a + b, _sum(da, db)
         if isinstance(node.op, ast.Sub):
-            return a - b, da - db
+            return a - b, _sum(da, _product(db, -1.0))
         if isinstance(node.op, ast.Mult):
-            return a * b, _product(da, b) + _product(db, a)
+            return a * b, _sum(_product(da, b), _product(db, a))
         if isinstance(node.op, ast.Div):
-            return a / b, _product(da, 1.0 / b) - _product(db, a / (b * b))
-        if not _is_zero(db):  # a^b with b of p: exp(b log a)
+            return a / b, _sum(_product(da, 1.0 / b), _product(db, -a / (b * b)))
+        if db is not _CONSTANT:  # a^b with b of p: exp(b log a)
             power = a**b
-            return power, power * (_product(db, self._log(a)) + _product(da, b / a))
-        return a**b, 0.0 if _is_zero(b) else _product(da, b * a ** (b - 1.0))
+            return power, power * _sum(_product(db, self._log(a)), _product(da, b / a))
+        return a**b, _CONSTANT if _is_zero(b) or da is _CONSTANT else _product(da, b * a ** (b - 1.0))
 
     def _call(self, name: str, arguments: list[ast.expr]) -> Dual:
         xp = self._xp
@@ -104,6 +108,8 @@ class _Evaluation:
             if isinstance(test, bool):
                 return (a, da) if test else (b, db)
             return xp.where(test, a, b), xp.where(test, da, db)
+        if name == "log" and _is_p(arguments[0]):
+            return self._values["logp"]
         a, da = self.of(arguments[0])
         if name in ("minimum", "maximum"):
             b, db = self.of(arguments[1])
@@ -112,9 +118,9 @@ class _Evaluation:
                 return (a, da) if first else (b, db)
             return xp.where(first, a, b), xp.where(first, da, db)
         if name == "constant":
-            return a, 0.0
-        if isinstance(a, float) and _is_zero(da):
-            return getattr(math, name)(a), 0.0
+            return a, _CONSTANT
+        if isinstance(a, float) and da is _CONSTANT:
+            return getattr(math, name)(a), _CONSTANT
         value = getattr(xp, name)(a)
         slope: Callable[[], Any] = {
             "exp": lambda: value,
@@ -123,7 +129,7 @@ class _Evaluation:
             "log1p": lambda: 1.0 / (1.0 + a),
             "sqrt": lambda: 0.5 / value,
         }[name]
-        return value, 0.0 if _is_zero(da) else _product(da, slope())
+        return value, _CONSTANT if da is _CONSTANT else _product(da, slope())
 
     def _test(self, node: ast.expr) -> Any:
         assert isinstance(node, ast.Compare)
@@ -135,17 +141,27 @@ class _Evaluation:
         return math.log(a) if isinstance(a, float) else self._xp.log(a)
 
 
-def _is_zero(slope: Any) -> bool:
-    return isinstance(slope, float) and slope == 0.0
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, float) and value == 0.0
 
 
 def _product(slope: Any, factor: Any) -> Any:
-    return 0.0 if _is_zero(slope) else slope * factor
+    return _CONSTANT if slope is _CONSTANT else slope * factor
+
+
+def _sum(slope: Any, other: Any) -> Any:
+    if slope is _CONSTANT or other is _CONSTANT:
+        return other if slope is _CONSTANT else slope
+    return slope + other
+
+
+def _is_p(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "p"
 
 
 def _is_one_minus_p(node: ast.BinOp) -> bool:
     one = isinstance(node.left, ast.Constant) and node.left.value == 1
-    return one and isinstance(node.op, ast.Sub) and isinstance(node.right, ast.Name) and node.right.id == "p"
+    return one and isinstance(node.op, ast.Sub) and _is_p(node.right)
 
 
 @lru_cache(maxsize=256)

@@ -13,8 +13,9 @@ from bll_sweeps.grid.axes.values import check, fraction, label, positive
 # Of the target tokens' p under the base model: what a prior job records, and where a threshold can lie.
 PRIOR_QUANTILES = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
 
-# Where a formula must be finite: log p of 1e-40 to 1.
-_LOGP = (-92.0, -30.0, -10.0, -3.0, -1.0, -0.1, -1e-3, -1e-6, -1e-12, 0.0)
+# Where a formula must be finite: from log p of 1 to where p itself is 0 in any precision, however sure the model is.
+_ENTROPIES = (0.0, 1e-6, 0.5, 1.0)
+_LOGP = (-800.0, -92.0, -30.0, -10.0, -3.0, -1.0, -0.1, -1e-3, -1e-6, -1e-12, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Objective:
     epsilon: float = 1e-3
     formula: str = ""
     weight: str = ""
-    parameters: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, float] = field(default_factory=dict, hash=False)
     entropy_top: int = 20
     smoothing: float = 0.0
     anchor: float = 0.0
@@ -61,8 +62,10 @@ class Objective:
         if self.family == "formula":
             self._check_formulas()
         else:
-            for key in ("formula", "weight"):
+            for key in ("formula", "weight", "parameters"):
                 check(not getattr(self, key), key, getattr(self, key), f"has no meaning for family={self.family}")
+        thresholded = self.keep != "all" and self.normaliser == "survivors"
+        check(not (self.anchor and thresholded), "anchor", self.anchor, "is over all tokens: it needs normaliser=all")
         quantile, known = self.threshold_quantile, ", ".join(map(str, PRIOR_QUANTILES))
         check(
             quantile is None or quantile in PRIOR_QUANTILES, "threshold_quantile", quantile, f"must be one of {known}"
@@ -80,8 +83,9 @@ class Objective:
                     raise ConfigError(key, text, str(error)) from None
                 used |= formula.names
                 bad = [logp for logp in _LOGP if not _is_finite(formula, logp, derivative=not self.weight)]
-                needed = "must be finite for p in (0, 1]" + ("" if self.weight else ", and its derivative too")
-                check(not bad, key, text, f"{needed}; it is not at p={math.exp(bad[-1]) if bad else 0:.3g}")
+                needed = "must be finite for p from 0 to 1" + ("" if self.weight else ", and its derivative too")
+                whatever = ", whatever the entropy" if "entropy" in formula.names else ""
+                check(not bad, key, text, f"{needed}{whatever}; it is not at p={math.exp(bad[-1]) if bad else 0:.3g}")
         unused = sorted(set(self.parameters) - used)
         check(not unused, "parameters", ", ".join(unused), "are in neither formula nor weight")
 
@@ -131,7 +135,10 @@ class Objective:
 
 def _is_finite(formula: Formula, logp: float, *, derivative: bool) -> bool:
     try:
-        value, slope = formula(math, logp, 0.5)
-        return math.isfinite(value) and (not derivative or math.isfinite(slope))
+        for entropy in _ENTROPIES if "entropy" in formula.names else (0.5,):
+            value, slope = formula(math, logp, entropy)
+            if not (math.isfinite(value) and (not derivative or math.isfinite(slope))):
+                return False
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
         return False
+    return True
