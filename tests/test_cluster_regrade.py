@@ -96,6 +96,7 @@ def test_scores_come_from_the_generations_which_are_left_as_they_are(layout: Lay
         "grader": ID,
         "metrics": metrics(graded, generations, CELL.benchmark.decodings),
         "sha256": file_sha256(files.scores(ID)),
+        "answers_sha256": file_sha256(files.scores_answers(ID)),
         "generations": file_sha256(record.output("generations.jsonl.gz")),
         "libraries": {},
     }

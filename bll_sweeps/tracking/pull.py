@@ -165,7 +165,9 @@ def _check(job_id: str, folder: Path) -> None:
     for summary in (folder / SCORES).glob("*.json"):
         told, grader = read_json(summary), summary.stem
         of_these = told.get("generations") == record["outputs"].get(GENERATIONS, {}).get("sha256", "none")
-        files = {"sha256": f"{grader}.jsonl", "answers_sha256": f"{grader}.answers.jsonl.gz"}
+        files = {"sha256": f"{grader}.jsonl"}
+        if "answers_sha256" in told:
+            files["answers_sha256"] = f"{grader}.answers.jsonl.gz"
         whole = all(told.get(key) == _sha256_if(folder / SCORES / name) for key, name in files.items())
         if not (of_these and told.get("grader") == grader and _GRADER.fullmatch(grader) and whole):
             raise StoreError(f"the scores by {grader} on the server are not those of its record")
@@ -210,13 +212,17 @@ def _put(files: JobFiles, folder: Path) -> None:
 
 
 def _copy_scores(folder: Path, files: JobFiles) -> None:
-    """Of graders whose scores are not here; summaries last, which say that the rest is there."""
+    """Of graders whose scores are not here, files whose digests are known; summaries last, which say that the rest is
+    there.
+    """
     for summary in sorted((folder / SCORES).glob("*.json")):
         grader = summary.stem
         if not files.scores_summary(grader).exists():
-            for path in (files.scores(grader), files.scores_answers(grader), files.scores_summary(grader)):
-                if (folder / SCORES / path.name).exists():
-                    _copy(folder / SCORES / path.name, path)
+            checked = [files.scores(grader), files.scores_summary(grader)]
+            if "answers_sha256" in read_json(summary):
+                checked.insert(0, files.scores_answers(grader))
+            for path in checked:
+                _copy(folder / SCORES / path.name, path)
 
 
 def _copy(source: Path, path: Path) -> None:
