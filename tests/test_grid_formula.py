@@ -88,6 +88,7 @@ def test_spacing_is_no_other_objective_and_a_number_is() -> None:
     ("given", "problem"),
     [
         ({"formula": ""}, "formula='' must say f"),
+        ({"formula": "3"}, "formula='3' does not depend on p"),
         ({"formula": "-lgp"}, "has the name 'lgp': it is unknown; did you mean 'logp'"),
         ({"formula": "-(p"}, "is no formula"),
         ({"formula": "__import__('os').system('true')"}, "it may have numbers, names"),

@@ -87,12 +87,14 @@ def gradient_shapes(objectives: Mapping[str, Objective], formulas: dict[str, str
     panels = [names for names in (whole, thresholded) if names]
     palette = colours(objectives)
     found = {name: proposition_3_2(objective) for name, objective in objectives.items()}
+    peaks = [float(gradient_shape(one, [found[name].peak])[0]) for name, one in objectives.items()]
+    highest = max([1.0, *peaks])
     figure, axes = grid(len(panels), columns=2, sharey=True)
     for ax, names in zip(axes, panels, strict=True):
         for name in names:
             _draw_shape(ax, objectives[name], found[name].peak, palette[name])
         ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1.04)
+        ax.set_ylim(0, 1.04 * highest)
         ax.set_xlabel("p of the target token")
         if names is whole:
             _shade_halves(ax)

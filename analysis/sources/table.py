@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -367,7 +368,7 @@ def formula(objective: dict[str, Any]) -> str:
     """How an objective is written, constants left out: `−p^10`, `−log p · 1[p ≥ 0.2]` (paper, Section 5).
 
     A threshold that is a quantile of the base model's p is written as such: `−log p · 1[p ≥ Q0.1]`. A formula of one's
-    own with its parameters: `−(1 − p)^gamma · log p, gamma=2`.
+    own with the values of its parameters: `−(1 − p)^2 · log p`.
     """
     family, alpha = objective["family"], float(objective.get("alpha", 1.0))
     if family == "nll" or (family == "power" and alpha == 0):
@@ -392,7 +393,9 @@ def formula(objective: dict[str, Any]) -> str:
 
 def _own_formula(objective: dict[str, Any]) -> str:
     text = str(objective["formula"])
-    for python, written in (("**", "^"), ("*", "·"), ("-", "−"), ("logp", "log p")):
+    for name, value in (objective.get("parameters") or {}).items():
+        text = re.sub(rf"\b{name}\b", f"{float(value):g}", text)
+    text = re.sub(r"\s*\*\*\s*", "^", text)
+    for python, written in (("*", "·"), ("-", "−"), ("logp", "log p")):
         text = text.replace(python, written)
-    parameters = objective.get("parameters") or {}
-    return ", ".join([text, *(f"{name}={value:g}" for name, value in sorted(parameters.items()))])
+    return text

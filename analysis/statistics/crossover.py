@@ -186,7 +186,10 @@ def crossover(table: pd.DataFrame, objective: str, decoding: str) -> Crossover:
     return replace(found, prior=math.nan, low=math.nan, high=math.nan, why=_NOT_LEANING, fit=None)
 
 
-_NOT_LEANING = "its weight w(p) falls with p somewhere, so that nothing says that its gain rises with prior strength"
+_NOT_LEANING = (
+    "its weight w(p) falls with p somewhere, or is no function of p, so that nothing says that its gain rises with "
+    "prior strength"
+)
 
 
 @lru_cache
@@ -200,7 +203,10 @@ def prior_leaning(identity: str) -> bool:
         return True
     if told.pop("quantile", None) is not None:  # wherever the threshold comes to lie, it is a step
         told["threshold"] = 0.5
-    weight_G = family.weight(Objective(name="", **told), np.log(np.arange(1, 1000) / 1000))
+    objective = Objective(name="", **told)
+    if objective.needs_entropy:
+        return False
+    weight_G = family.weight(objective, np.log(np.arange(1, 1000) / 1000))
     return bool((np.diff(weight_G) >= -1e-12).all())
 
 

@@ -86,6 +86,8 @@ class Objective:
                 needed = "must be finite for p from 0 to 1" + ("" if self.weight else ", and its derivative too")
                 whatever = ", whatever the entropy" if "entropy" in formula.names else ""
                 check(not bad, key, text, f"{needed}{whatever}; it is not at p={math.exp(bad[-1]) if bad else 0:.3g}")
+        depends = used & {"logp", "p", "q"}
+        check(bool(depends), "formula", self.formula, "does not depend on p: it names none of logp, p and q")
         unused = sorted(set(self.parameters) - used)
         check(not unused, "parameters", ", ".join(unused), "are in neither formula nor weight")
 
