@@ -280,6 +280,12 @@ def test_sequences_that_could_see_each_other_are_refused_before_the_first_step(t
 def test_a_kernel_that_is_not_installed_is_named(tmp_path):
     execution = replace(EXECUTION, packing=True, attention="flash_attention_2")
     with pytest.raises(UsageError, match=r"execution\.attention='flash_attention_2' cannot be used for Qwen2"):
+        run(tmp_path, CATALOGUE["nll"], replace(RECIPE, dtype="bfloat16"), execution)
+
+
+def test_flash_attention_in_float32_is_refused(tmp_path):
+    execution = replace(EXECUTION, packing=True, attention="flash_attention_2")
+    with pytest.raises(UsageError, match=r"needs recipe\.dtype=bfloat16, not float32"):
         run(tmp_path, CATALOGUE["nll"], RECIPE, execution)
 
 
