@@ -40,6 +40,8 @@ FIXTURES = Path(__file__).parent / "fixtures"
         ("backbone=glob(zzz*)", ["backbone=glob(zzz*)", "matches nothing"]),
         ("objective=nll,", ["objective=nll,", "KEY=VALUE"]),
         ("hydra.launcher.workers=-1", ["hydra.launcher.workers=-1", "must be >= 0"]),
+        ("execution.head=cut_cross_entropy", ["execution.head='cut_cross_entropy'", "not installed"]),
+        ("execution.attention=flash_attention_2", ["execution.attention='flash_attention_2'", "flash-attn"]),
         ("sweep=lab,smoke", ["sweep='lab,smoke'", "must name one sweep"]),
         ("--no-such-option", ["--no-such-option"]),
     ],

@@ -151,9 +151,11 @@ def declare(
     layout, planned = prepared.layout, prepared.plan
     _check_writable(layout.root)
     inputs.check(planned, layout)
-    for execution in {prepared.settings[p.job.id][0] for p in planned.to_run if isinstance(p.job, EvaluateJob)}:
-        if execution.engine == "vllm":
+    for execution, kind in {(prepared.settings[p.job.id][0], p.job.kind) for p in planned.to_run}:
+        if kind == "evaluate" and execution.engine == "vllm":
             execution.require_vllm()
+        if kind in ("pretrain", "train"):
+            execution.require_installed()
     if rerun_stale:
         planned = planned.stale_as_new()
     again = {planned_job.job.id for planned_job in planned.to_run}

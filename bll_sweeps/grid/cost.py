@@ -21,13 +21,16 @@ from bll_sweeps.grid.settings import Execution
 
 @dataclass(frozen=True)
 class Hardware:
-    """What one core or GPU achieves, not what its data sheet says. `pass_s`: of a forward pass, whatever its size."""
+    """What one core or GPU achieves, not what its data sheet says. `pass_s`: of a forward pass, whatever its size.
+    `peak_bf16_flops`: what the data sheet says, for MFU; 0 for a core.
+    """
 
     name: str
     fp32_flops: float
     bf16_flops: float
     bytes_per_s: float
     pass_s: float
+    peak_bf16_flops: float = 0.0
 
 
 def _gpu(name: str, fp32_tflops: float, bf16_tflops: float, tb_per_s: float) -> Hardware:
@@ -35,7 +38,8 @@ def _gpu(name: str, fp32_tflops: float, bf16_tflops: float, tb_per_s: float) -> 
     fine-tuning in plain PyTorch does; 60 % of float32 outside them (torch's default) and of the memory's bandwidth.
     A forward pass of some 28 layers takes 25 ms to launch from Python.
     """
-    return Hardware(name, 0.6 * fp32_tflops * 1e12, 0.35 * bf16_tflops * 1e12, 0.6 * tb_per_s * 1e12, 0.025)
+    peak = bf16_tflops * 1e12
+    return Hardware(name, 0.6 * fp32_tflops * 1e12, 0.35 * peak, 0.6 * tb_per_s * 1e12, 0.025, peak)
 
 
 # The core: measured with the lab on a Xeon with AVX-512 (6 x parameters x tokens of a step against its time).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,13 @@ from bll_sweeps.errors import ConfigError
 from bll_sweeps.grid.resources import ResourceRule
 
 HEADS = ("own", "naive", "torch", "liger", "cut_cross_entropy")
+# What has to be installed besides: (setting, choice) -> (module, what brings it).
+_NEEDS = {
+    ("head", "liger"): ("liger_kernel", "liger-kernel>=0.8.5"),
+    ("head", "cut_cross_entropy"): ("cut_cross_entropy", "cut-cross-entropy"),
+    ("attention", "flash_attention_2"): ("flash_attn", "flash-attn"),
+    ("attention", "flash_attention_3"): ("flash_attn_interface", "FlashAttention-3"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +83,13 @@ class Execution:
         if self.engine == "vllm" and not Path(self.vllm_python).expanduser().is_absolute():
             problem = "must be the path of the python of vLLM's environment (constraints-vllm.txt) for engine=vllm"
             raise ConfigError("vllm_python", self.vllm_python, problem)
+
+    def require_installed(self) -> None:
+        """ConfigError for a head or an attention whose package is not installed here."""
+        for (key, choice), (module, package) in _NEEDS.items():
+            if getattr(self, key) == choice and importlib.util.find_spec(module) is None:
+                problem = f"needs the package {package}, which is not installed here"
+                raise ConfigError(f"execution.{key}", choice, problem)
 
     def require_vllm(self) -> str:
         """vLLM's python. ConfigError if it cannot be run on this machine."""

@@ -53,11 +53,7 @@ def head(name: str, objective: Objective) -> Head:
     try:
         return _from_per_token(per_token())
     except ImportError as error:
-        package = {"liger": "liger-kernel>=0.8.5", "cut_cross_entropy": "cut-cross-entropy"}.get(name, name)
-        choices = ", ".join(HEADS)
-        raise UsageError(
-            f"execution.head={name!r} cannot be used ({error}): pip install {package}, or choose from {choices}"
-        ) from None
+        raise UsageError(f"execution.head={name!r} cannot be used ({error}); choose from {', '.join(HEADS)}") from None
 
 
 def check_head(name: str, objective: Objective, device: torch.device, dtype: torch.dtype) -> None:

@@ -36,7 +36,17 @@ TRAINING = _by_key(
     Metric("p_q95", "p, quantile .95", 1.0),
 )
 CURVES = ("nll", "mean_p", "kept_fraction")  # what tells most, in the order in which it is shown
-TIMING = _by_key(Metric("tokens_per_s", "supervised tokens per second"), Metric("elapsed_s", "seconds of this attempt"))
+# How fast a training went and what it took (training/log.py). Tokens are those that the model reads, prompts included
+# and padding not.
+TIMING = _by_key(
+    Metric("tokens_per_s", "tokens per second"),
+    Metric("tokens_per_s_per_device", "tokens per second and device"),
+    Metric("padding", "share of padding", 1.0),
+    Metric("peak_memory_gib", "peak memory of rank 0 (GiB)"),
+    Metric("model_tflops", "model TFLOP/s per device"),
+    Metric("mfu", "MFU (model FLOP utilisation)", 1.0),
+    Metric("elapsed_s", "seconds of this training"),
+)
 # A decoding's metrics of an evaluation.
 SCORES = _by_key(
     Metric("mean", "mean score", 1.0),

@@ -11,14 +11,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import json
 import math
-import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +29,7 @@ from bll_sweeps.objectives.heads import check_head, head
 from bll_sweeps.objectives.objective_loss import Base
 from bll_sweeps.training import checkpoint
 from bll_sweeps.training.data import Example
+from bll_sweeps.training.log import FlopCount, Log, Meter, Work
 from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place, use_attention
 from bll_sweeps.training.packing import Batching, DataOrder, MicroBatch, Sequences
 from bll_sweeps.training.ranks import SINGLE, Ranks
@@ -83,24 +81,17 @@ def fit(
     objective and learning rate, when a loss or gradient is not finite, and PeerLost when another rank is gone.
     """
     device = _prepare(model, recipe, execution, ranks)
-    sequences = Sequences.of(examples)
-    with autocast(device, recipe):
-        check(model, list(examples[0].input_ids[:_CHECKED_TOKENS]), packed=batching(execution).packed)
+    _check(model, examples[0], objective, recipe, execution, device)
+    trainer = _Trainer(model, Sequences.of(examples), objective, recipe, execution, device, ranks, stop)
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
-    check_head(execution.head, objective, device, getattr(torch, recipe.dtype))
-    base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
-    if execution.sharding and ranks.world_size > 1:
-        for one in (model, base) if base is not None else (model,):
-            shard(one, device, ranks)
-    optimizer = make_optimizer(model, recipe)
     found = ranks.broadcast(checkpoint.latest([checkpoints, *earlier]) if ranks.leads else None)
     first, state = 0, _BEGINNING
     if found:
-        found.restore(model, optimizer)
+        found.restore(model, trainer.optimizer)
         first, state = found.step, found.state
-    tokens, log = state["tokens"], Log(metrics, timing, state["metrics"], state["timing"], write=ranks.leads)
-    trainer = _Trainer(model, base, sequences, objective, recipe, execution, device, optimizer, ranks, stop)
+    meter = Meter(device, recipe, ranks.world_size)
+    tokens, log = state["tokens"], Log(metrics, timing, state["metrics"], state["timing"], meter, write=ranks.leads)
     with deterministic(), log, ranks.operations():
         for row, times in zip(log.metrics, log.timing, strict=True):
             on_row(row | times)  # those from before the checkpoint too: a mirror of this attempt is then whole
@@ -108,11 +99,10 @@ def fit(
         for step in range(first, total):
             rate = learning_rate(recipe, step, total)
             torch.manual_seed(order.seed(step, ranks.rank))  # for dropout, where a model has any
-            rows = order.rows(step)
-            outcome = trainer.step(rows, rate, step)
-            tokens += int(sequences.supervised[rows].sum())
+            outcome = trainer.step(order.rows(step), rate, step)
+            tokens += outcome.targets
             done = step + 1
-            log.count(sequences.input_tokens(rows))
+            log.count(outcome.work)
             if done % execution.log_every_steps == 0 or done == total:
                 row = {"step": done, "tokens": tokens, "learning_rate": rate, **outcome.statistics(objective, ranks)}
                 on_row(log.add(row))
@@ -120,7 +110,7 @@ def fit(
             due = done % execution.checkpoint_every_steps == 0 and done < total
             if (due or stopping) and (ranks.leads or is_sharded(model)):
                 state = {"tokens": tokens, "metrics": log.metrics, "timing": log.timing}
-                checkpoint.save(checkpoints, done, model, optimizer, state, write=ranks.leads)
+                checkpoint.save(checkpoints, done, model, trainer.optimizer, state, write=ranks.leads)
             on_progress(done, total)
             if stopping:
                 raise Interrupted(f"stopped at step {done} of {total} and saved it")
@@ -133,13 +123,15 @@ def fit(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """One optimiser step, seen before its update: log p of the supervised tokens of this rank, the loss and the
-    gradient's norm over all ranks, and whether any of them was asked to stop.
+    """One optimiser step, seen before its update: log p of the supervised tokens of this rank; over all ranks the loss,
+    the gradient's norm, the number of supervised tokens, what was computed, and whether any was asked to stop.
     """
 
     logps: list[Tensor]
     loss: float
     grad_norm: float
+    targets: int
+    work: Work
     stop: bool
 
     def statistics(self, objective: Objective, ranks: Ranks) -> dict[str, float]:
@@ -158,40 +150,50 @@ class _Outcome:
 
 
 class _Trainer:
-    """Model, the one that an anchor holds it to, data and optimizer; a step of them."""
+    """Model, the one that an anchor holds it to, data and optimizer; a step of them. With Execution.sharding the ranks
+    hold a part of both models each from here on.
+    """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        base: PreTrainedModel | None,
         sequences: Sequences,
         objective: Objective,
         recipe: Recipe,
         execution: Execution,
         device: torch.device,
-        optimizer: torch.optim.Optimizer,
         ranks: Ranks,
         stop: Callable[[], bool],
     ):
+        base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
+        self._flops = FlopCount(model)
+        if execution.sharding and ranks.world_size > 1:
+            for one in (model, base) if base is not None else (model,):
+                shard(one, device, ranks)
+        self.optimizer = make_optimizer(model, recipe)
         self._model, self._base, self._sequences = model, base, sequences
         self._objective, self._recipe, self._head = objective, recipe, head(execution.head, objective)
-        self._batching, self._device, self._optimizer = batching(execution), device, optimizer
+        self._batching, self._device = batching(execution), device
         self._ranks, self._stop, self._sharded = ranks, stop, is_sharded(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._places = 0  # of this rank's micro-batches in this step
 
     def step(self, rows: np.ndarray, rate: float, step: int) -> _Outcome:
         """One update from the step's rows, of which each rank computes its share. Gradients are of (sum of f) /
         (tokens or survivors of the whole step, over all ranks), or what Recipe.gradient says.
         """
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._places, targets = 0, int(self._sequences.supervised[rows].sum())
         authors = self._recipe.gradient == "authors"
         survivors = has_survivor_count(self._objective) and not authors
-        denominator = 1 if survivors else int(self._sequences.supervised[rows].sum())
+        denominator = 1 if survivors else targets
         value, logps = self._authors_gradients(rows) if authors else self._gradients(rows, denominator)
         kept_here = sum(int(kept(self._objective, logp).sum()) for logp in logps) if survivors else 0
         # In one go, and before the gradients: this is where a lost peer is noticed at once (see Ranks.sum).
         trained_here = [p.grad is not None for p in self._parameters]
-        value, kept_tokens, stops, *trained = self._ranks.sum([value, kept_here, self._stop(), *trained_here])
+        value, kept_tokens, places, stops, *trained = self._ranks.sum(
+            [value, kept_here, self._places, self._stop(), *trained_here]
+        )
         if not self._sharded:  # else that is done already
             self._ranks.sum_gradients([p for p, somewhere in zip(self._parameters, trained, strict=True) if somewhere])
         if survivors:
@@ -205,10 +207,13 @@ class _Trainer:
             raise FloatingPointError(
                 f"loss {value} and gradient norm {norm} {place}: a lower recipe.learning_rate may help"
             )
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.step()
-        return _Outcome(logps, value, norm, stops > 0)
+        self.optimizer.step()
+        read, squares = self._sequences.input_tokens(rows), self._sequences.squared_inputs(rows)
+        return _Outcome(
+            logps, value, norm, targets, Work(read, int(places), self._flops(read, targets, squares)), stops > 0
+        )
 
     def _gradients(self, rows: np.ndarray, denominator: int) -> tuple[float, list[Tensor]]:
         """Leaves the gradients of this rank's share of the rows in the parameters. Returns its part of the loss and
@@ -259,6 +264,7 @@ class _Trainer:
 
     def _loss(self, batch: MicroBatch, denominator: float) -> tuple[Tensor, Tensor]:
         """(sum of f over the batch's targets / denominator, their log p)."""
+        self._places += batch.inputs.numel()
         base = None
         if self._base is not None:
             with torch.no_grad():
@@ -311,62 +317,6 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
 # --- surroundings -------------------------------------------------------------------------------------------
 
 
-class Log:
-    """metrics.jsonl (the same bytes for every run of a job) and timing.jsonl (what differs), carried over a
-    resume; both only kept in memory unless `write`.
-    """
-
-    def __init__(
-        self, metrics: Path, timing: Path, rows: list[dict[str, Any]], times: list[dict[str, Any]], *, write: bool
-    ):
-        self.metrics, self.timing = [*rows], [*times]
-        self._paths = (metrics, timing) if write else ()
-        self._files: list[TextIO] = []
-        self._clock = time.perf_counter()
-        self._elapsed = times[-1]["elapsed_s"] if times else 0.0
-        self._tokens = 0
-
-    def __enter__(self) -> Log:
-        for path, rows in zip(self._paths, (self.metrics, self.timing), strict=False):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._files.append(path.open("w", encoding="utf-8"))
-            self._files[-1].writelines(_line(row) for row in rows)
-        self._clock = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-
-    def count(self, tokens: int) -> None:
-        """Counts tokens that the model has read (prompts included), for tokens_per_s."""
-        self._tokens += tokens
-
-    def add(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Writes the row, and beside it the time since the last one. Returns both as one row, for a mirror."""
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
-        self._elapsed += seconds
-        times = {
-            "step": row["step"],
-            "elapsed_s": round(self._elapsed, 4),
-            "tokens_per_s": round(self._tokens / max(seconds, 1e-9), 1),
-        }
-        self._tokens = 0
-        self.metrics.append(row)
-        self.timing.append(times)
-        for file, new in zip(self._files, (row, times), strict=False):
-            file.write(_line(new))
-            file.flush()
-        return row | times
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, sort_keys=True, allow_nan=False) + "\n"
-
-
 def autocast(device: torch.device, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
     """What the model computes in; its weights stay float32."""
     if recipe.dtype == "bfloat16":
@@ -378,6 +328,20 @@ def batching(execution: Execution) -> Batching:
     if not execution.packing:
         return Batching(rows=execution.micro_batch)
     return Batching(packed=True, tokens=execution.micro_batch_tokens, one_line=execution.attention != "sdpa")
+
+
+def _check(
+    model: PreTrainedModel,
+    example: Example,
+    objective: Objective,
+    recipe: Recipe,
+    execution: Execution,
+    device: torch.device,
+) -> None:
+    """UsageError for a model, an attention or a head that would not compute what it should."""
+    with autocast(device, recipe):
+        check(model, list(example.input_ids[:_CHECKED_TOKENS]), packed=batching(execution).packed)
+    check_head(execution.head, objective, device, getattr(torch, recipe.dtype))
 
 
 def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution, ranks: Ranks) -> torch.device:

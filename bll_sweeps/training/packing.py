@@ -80,6 +80,12 @@ class Sequences:
         """Tokens that the model reads for these rows, padding not counted."""
         return int(self._inputs[rows].sum())
 
+    def squared_inputs(self, rows: np.ndarray) -> int:
+        """Sum over these rows of the square of what `input_tokens` counts, to which the work of attention is in
+        proportion.
+        """
+        return int((self._inputs[rows] ** 2).sum())
+
     def share(self, rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
         """Those of a step's rows that `rank` computes: each row is one rank's, and all get about as many rows and
         tokens. A rank of a short batch may get none.
