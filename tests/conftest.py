@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules of the tests, under --import-mode=importlib
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How fast a machine is, and what else it does, is no property of the code.
+settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 Bll = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

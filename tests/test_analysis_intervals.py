@@ -65,7 +65,7 @@ def test_scores_outside_the_unit_interval_are_refused() -> None:
 
 
 @given(pairs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_swapping_the_two_sides_mirrors_the_interval_exactly(values: list[tuple[int, int]]) -> None:
     a, b = (np.array(side) / 8 for side in zip(*values, strict=True))
     one, other = paired_difference(a, b), paired_difference(b, a)
@@ -73,7 +73,7 @@ def test_swapping_the_two_sides_mirrors_the_interval_exactly(values: list[tuple[
 
 
 @given(pairs, st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_of_the_questions_does_not_matter(values: list[tuple[int, int]], random: object) -> None:
     shuffled = list(values)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -85,7 +85,7 @@ def test_the_order_of_the_questions_does_not_matter(values: list[tuple[int, int]
 
 
 @given(pairs)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_difference_lies_inside_an_interval_that_agrees_with_its_p_value(values: list[tuple[int, int]]) -> None:
     a, b = (np.array(side) / 8 for side in zip(*values, strict=True))
     found = paired_difference(a, b)

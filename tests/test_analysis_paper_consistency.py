@@ -222,7 +222,7 @@ def test_what_was_counted_is_possible(questions: int, samples: int, data: Any) -
     assert right in possible_counts(round(100 * right / trials, 2), trials, 0.005)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from([30, 40, 272]), st.data())
 def test_a_mean_of_rounded_columns_is_possible(questions: int, data: Any) -> None:
     rights = data.draw(st.lists(st.integers(0, questions), min_size=16, max_size=16))
@@ -236,7 +236,7 @@ def test_most_numbers_are_not_possible_for_few_questions() -> None:
     assert exact < 60 and exact < rounded < 500
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_source_that_is_right_has_no_findings(table: pd.DataFrame, data: Any) -> None:
     """Made-up counts per column, their mean as the average."""

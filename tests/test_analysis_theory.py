@@ -167,7 +167,7 @@ def crosses_nothing(objective: Objective, model: BaseModel) -> bool:
 
 
 @given(objectives, base_models(), NOISES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_simulated_rate_matches_the_analytic_one(objective: Objective, model: BaseModel, noise: float) -> None:
     assume(crosses_nothing(objective, model))
     analytic = initial_rate(objective, model, noise)
@@ -190,7 +190,7 @@ def test_one_context_by_hand() -> None:
 
 
 @given(objectives, base_models())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_true_labels_lower_the_risk_and_it_stays_a_risk(objective: Objective, model: BaseModel) -> None:
     paths = risk_paths(objective, model, np.linspace(0, 3, 4))
     assert rates(objective, model)[0] >= 0
@@ -237,7 +237,7 @@ def test_c_and_d_of_the_papers_pair() -> None:
 
 
 @given(ALPHAS, ALPHAS, base_models())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_simulated_flows_trade_places_at_the_closed_form(alpha1: float, alpha2: float, model: BaseModel) -> None:
     f1, f2 = power(alpha1), power(alpha2)
     at = trade(f1, f2, model).noise

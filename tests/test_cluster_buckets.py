@@ -75,7 +75,7 @@ def places_of(buckets: list[Bucket]) -> dict[str, Place]:
     return {job: place for bucket in buckets for job, place in bucket.places().items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases(), st.integers(1, 4), st.integers(1, 5))
 def test_every_job_is_in_one_element_or_left_and_starts_after_its_parents(
     case: Case, lanes: int, max_elements: int
@@ -100,7 +100,7 @@ def test_every_job_is_in_one_element_or_left_and_starts_after_its_parents(
         assert all(parent in known for parent in jobs[job].parents)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases(), st.integers(1, 4), st.integers(1, 5))
 def test_a_bucket_is_of_one_kind_and_asks_for_as_much_as_its_jobs_together(
     case: Case, lanes: int, max_elements: int
@@ -120,7 +120,7 @@ def test_a_bucket_is_of_one_kind_and_asks_for_as_much_as_its_jobs_together(
                 assert len(lane) == 1 or len({jobs[job].checkpoint for job in lane} - {""}) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases(), st.integers(1, 4), st.integers(1, 5))
 def test_evaluations_of_a_checkpoint_load_it_once(case: Case, lanes: int, max_elements: int) -> None:
     buckets, left = plan_buckets(case.waiting, case.queued, jobs_per_allocation=lanes, max_elements=max_elements)
@@ -129,7 +129,7 @@ def test_evaluations_of_a_checkpoint_load_it_once(case: Case, lanes: int, max_el
     assert sum(lane[0].startswith("evaluate") for lane in found) == len(loads)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases(interrupted=False), st.integers(1, 4))
 def test_there_are_no_more_arrays_than_kinds_of_each_backbone(case: Case, lanes: int) -> None:
     buckets, left = plan_buckets(case.waiting, {}, jobs_per_allocation=lanes)
@@ -193,13 +193,13 @@ def said(after: list[tuple[Place, ...]], packed: tuple[str, ...]) -> list[set[Pl
     return out
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.lists(PLACES, max_size=2, unique=True).map(tuple), min_size=1, max_size=6), st.booleans())
 def test_each_element_waits_for_exactly_what_it_has_to(after: list[tuple[Place, ...]], packed: bool) -> None:
     assert said(after, ("packed",) if packed else ()) == [set(places) for places in after]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["b", "c"]), st.lists(st.lists(PLACES, max_size=2, unique=True).map(tuple), max_size=3))
 def test_what_follows_an_array_element_by_element_needs_one_dependency(
     name: str, more: list[tuple[Place, ...]]
@@ -211,7 +211,7 @@ def test_what_follows_an_array_element_by_element_needs_one_dependency(
     assert said(shorter, ()) == [set(places) for places in shorter]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cases(), st.integers(1, 4), st.integers(1, 5))
 def test_the_dependencies_of_a_plan_are_those_of_its_jobs(case: Case, lanes: int, max_elements: int) -> None:
     buckets, _ = plan_buckets(case.waiting, case.queued, jobs_per_allocation=lanes, max_elements=max_elements)

@@ -527,7 +527,7 @@ JOB_STATES = ("undone", "begun", "withdrawn", "done", "done with leftovers", "do
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(
     states=st.fixed_dictionaries({job_id: st.sampled_from(JOB_STATES) for job_id in JOBS}),

@@ -40,7 +40,7 @@ def sample(
 prompts_of_any_length = st.lists(st.lists(st.integers(2, 11), min_size=1, max_size=7), min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(prompts=prompts_of_any_length, temperature=st.sampled_from([0.0, 0.7, 1.0]))
 def test_a_row_is_the_same_alone_and_in_any_batch(
     model: PreTrainedModel, prompts: list[list[int]], temperature: float

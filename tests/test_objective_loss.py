@@ -104,7 +104,7 @@ def test_float32_stays_within_rounding_of_float64(objective):
     assert_same(gradients(loss, *single), gradients(expected, *double), 5e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(OBJECTIVES)),
     seed=st.integers(0, 10_000),

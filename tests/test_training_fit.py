@@ -5,6 +5,7 @@ Run as a script it trains one small model in the given folder, to be killed from
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -297,6 +298,37 @@ def test_how_a_step_is_computed_does_not_change_the_result(change, tmp_path):
     expected, _ = run(tmp_path / "plain", CATALOGUE["p"], recipe)
     model, _ = run(tmp_path / "other", CATALOGUE["p"], recipe, replace(EXECUTION, **change))
     torch.testing.assert_close(weights(model), weights(expected), rtol=1e-8, atol=1e-12)
+
+
+def adapted(seed: int = 0) -> PreTrainedModel:
+    """Layers and head frozen, with adapters of low rank beside the projections."""
+    from peft import LoraConfig
+
+    model = small_model(seed)
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights="gaussian"))
+    return model
+
+
+def test_adapters_train_beside_a_frozen_model_and_head(tmp_path):
+    recipe = replace(RECIPE, dtype="float64")
+    expected, _ = run(tmp_path / "own", CATALOGUE["p"], recipe, model=adapted())
+    model, _ = run(tmp_path / "naive", CATALOGUE["p"], recipe, replace(EXECUTION, head="naive"), model=adapted())
+    torch.testing.assert_close(weights(model), weights(expected), rtol=1e-8, atol=1e-12)
+    before = dict(adapted().double().named_parameters())
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if "lora" in name}
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_as_the_plain_one(tmp_path, monkeypatch):
+    """Captured and differentiated as for inductor, whose compiler would take minutes."""
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(compiled, backend="aot_eager"))
+    recipe, execution = replace(RECIPE, steps=3), replace(EXECUTION, packing=True, micro_batch_tokens=64)
+    plain, _ = run(tmp_path / "plain", CATALOGUE["p"], recipe, execution)
+    model, _ = run(tmp_path / "compiled", CATALOGUE["p"], recipe, replace(execution, compile=True))
+    assert model.base_model._compiled_call_impl is not None
+    torch.testing.assert_close(weights(model), weights(plain), rtol=1e-4, atol=1e-5)
 
 
 def test_an_anchor_of_great_weight_holds_the_model_where_it_was(tmp_path):
