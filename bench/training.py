@@ -1,11 +1,14 @@
 """Training on padded and on packed micro-batches, side by side in one run.
 
-    python -m bench.training [--data figfont lab] [--rounds 3] [--write]
+    python -m bench.training [--data figfont lab] [--rounds 3] [--device cuda] [--attention sdpa] [--write]
 
 The same model trains on the same rows: padded to the domain's max_length, as the authors' code pads; padded to the
 longest row of a micro-batch; packed. Tokens are those of sequences, padding not counted. Rounds alternate, and the
 median of the ratios within a round counts. Words of figfont are drawn by reasoning-gym, as the domain draws them, and
 cut into tokens by a byte-pair encoding that is learned from them; the lab's are those of its tasks.
+
+cpu: a model of some millions of weights, in float32. cuda: on figfont one of Qwen2.5-1.5B's shape, with random weights,
+and on the lab's data one of ten times a lab backbone's weights; bfloat16 on float32 master weights, as recipes have it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,18 +30,30 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from bll_sweeps.grid.axes import Domain, LabTask, Noise
+from bll_sweeps.grid.axes import Domain, LabTask, Noise, Recipe
 from bll_sweeps.lab import tasks, tokenizer
 from bll_sweeps.lab.generated import stream
 from bll_sweeps.objectives.catalogue import NLL
 from bll_sweeps.objectives.objective_loss import objective_loss
 from bll_sweeps.training.data import tokenize
-from bll_sweeps.training.model import head_weight, hidden_states
+from bll_sweeps.training.fit import autocast
+from bll_sweeps.training.log import FlopCount, peak_bf16_flops
+from bll_sweeps.training.model import head_weight, hidden_states, use_attention
 from bll_sweeps.training.packing import Batching, MicroBatch, Sequences
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, STEP = 256, 64  # rows that are trained on, and of a step
-PACKED_TOKENS = 4096
+PACKED_TOKENS = {"cpu": 4096, "cuda": 16384}
+WAYS = ("max_length", "longest", "packed")
+SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 768, "num_attention_heads": 4} | {
+    "num_key_value_heads": 2
+}
+LARGE = {  # on a GPU; Qwen2.5-1.5B's shape and vocabulary, and 2.3 million weights
+    "figfont": {"vocab_size": 151936, "hidden_size": 1536, "num_hidden_layers": 28, "intermediate_size": 8960}
+    | {"num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "lab": {"hidden_size": 288, "num_hidden_layers": 2, "intermediate_size": 864, "num_attention_heads": 6}
+    | {"num_key_value_heads": 2, "tie_word_embeddings": True},
+}
 BOUND = 0.85  # of what padding wastes, max_length / mean length
 
 
@@ -85,77 +102,133 @@ def padded_to(batch: MicroBatch, width: int) -> MicroBatch:
     return MicroBatch(inputs, rows * width + columns, batch.targets)
 
 
-def batches(sequences: Sequences, rows: np.ndarray, data: Data, way: str) -> Iterator[MicroBatch]:
-    batching = Batching(packed=True, tokens=PACKED_TOKENS) if way == "packed" else Batching(rows=data.micro_batch)
-    for _, batch in sequences.micro_batches(rows, batching):
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the rows. padding: its share of all places; peak_gib: what tensors took on the GPU."""
+
+    seconds: float
+    loss: float
+    padding: float
+    flops: float
+    peak_gib: float
+
+
+def batches(sequences: Sequences, rows: np.ndarray, data: Data, way: str, place: Place) -> Iterator[MicroBatch]:
+    batching = Batching(rows=data.micro_batch)
+    if way == "packed":
+        batching = Batching(packed=True, tokens=PACKED_TOKENS[place.device.type], one_line=place.attention != "sdpa")
+    for _, batch in sequences.micro_batches(rows, batching, place.device):
         yield padded_to(batch, data.max_length - 1) if way == "max_length" else batch
 
 
-def epoch(model: Any, data: Data, way: str) -> tuple[float, float, float]:
-    """(seconds, sum of the losses, share of padding) of one pass over the rows."""
-    sequences = Sequences(data.rows)
+def epoch(model: Any, data: Data, way: str, place: Place) -> Epoch:
+    sequences, count = Sequences(data.rows), FlopCount(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    started, losses, slots = time.perf_counter(), 0.0, 0
+    place.begin()
+    started, losses, places, flops = time.perf_counter(), torch.zeros((), device=place.device), 0, 0.0
     for start in range(0, ROWS, STEP):
         rows = np.arange(start, min(start + STEP, ROWS))
+        targets = int(sequences.supervised[rows].sum())
+        flops += count(sequences.input_tokens(rows), targets, sequences.squared_inputs(rows))
         optimizer.zero_grad()
-        for batch in batches(sequences, rows, data, way):
-            slots += batch.inputs.numel()
-            hidden = hidden_states(model, batch)
-            denominator = int(sequences.supervised[rows].sum())
-            loss, _ = objective_loss(hidden, head_weight(model), batch.targets, NLL, denominator)
+        for batch in batches(sequences, rows, data, way, place):
+            places += batch.inputs.numel()
+            with autocast(place.device, place.recipe):
+                hidden = hidden_states(model, batch)
+            computed = torch.bfloat16 if place.recipe.dtype == "bfloat16" else torch.float32
+            table = head_weight(model).to(computed)
+            loss, _ = objective_loss(hidden.to(computed), table, batch.targets, NLL, targets)
             loss.backward()
-            losses += loss.item()
+            losses += loss.detach()
         optimizer.step()
-    return time.perf_counter() - started, losses, 1 - sequences.input_tokens(np.arange(ROWS)) / slots
+    told = losses.item()  # waits for the GPU
+    padding = 1 - sequences.input_tokens(np.arange(ROWS)) / places
+    return Epoch(time.perf_counter() - started, told, padding, flops, place.peak_gib())
 
 
-def measured(name: str, rounds: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Place:
+    """Where is trained, and how."""
+
+    device: torch.device
+    attention: str = "sdpa"
+
+    @property
+    def recipe(self) -> Recipe:
+        dtype: Any = "bfloat16" if self.device.type == "cuda" else "float32"
+        return Recipe(name="bench", learning_rate=1e-4, batch_size=STEP, steps=1, dtype=dtype)
+
+    def model(self, name: str, data: Data) -> Any:
+        shape = {"vocab_size": data.vocabulary, **(LARGE[name] if self.device.type == "cuda" else SMALL)}
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(Qwen2Config(**shape, max_position_embeddings=4096)).to(self.device)
+        use_attention(model, self.attention)
+        return model
+
+    def begin(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_gib(self) -> float:
+        return torch.cuda.max_memory_allocated(self.device) / 2**30 if self.device.type == "cuda" else 0.0
+
+
+def measured(name: str, rounds: int, place: Place) -> dict[str, Any]:
     data = DATA[name]()
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(vocab_size=data.vocabulary, hidden_size=256, num_hidden_layers=4, intermediate_size=768,
-                    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096)
-    )  # fmt: skip
+    model = place.model(name, data)
+    before = copy.deepcopy({key: tensor.cpu() for key, tensor in model.state_dict().items()})
     lengths = [len(ids) - 1 for ids, _ in data.rows]
-    tokens, ways = sum(lengths), ("max_length", "longest", "packed")
-    found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+    found: dict[str, list[Epoch]] = {way: [] for way in WAYS}
     for number in range(rounds + 1):
-        for way in ways:
-            outcome = epoch(copy.deepcopy(model), data, way)
+        for way in WAYS:
+            model.load_state_dict(before)
+            outcome = epoch(model, data, way, place)
             if number:  # the first round warms up
                 found[way].append(outcome)
-    waste = (data.max_length - 1) / statistics.fmean(lengths)
-    out: dict[str, Any] = {"mean_length": statistics.fmean(lengths), "padded_to": data.max_length, "waste": waste}
-    for way in ways:
+    peak = peak_bf16_flops(place.device)
+    mean = statistics.fmean(lengths)
+    out: dict[str, Any] = {"mean_length": mean, "padded_to": data.max_length, "waste": (data.max_length - 1) / mean}
+    out["parameters"] = sum(p.numel() for p in model.parameters())
+    for way in WAYS:
+        seconds = statistics.median(one.seconds for one in found[way])
         out[way] = {
-            "tokens_per_s": tokens / statistics.median(seconds for seconds, _, _ in found[way]),
-            "padding": found[way][0][2],
-            "loss": found[way][0][1],
+            "tokens_per_s": sum(lengths) / seconds,
+            "padding": found[way][0].padding,
+            "loss": found[way][0].loss,
+            "model_tflops": found[way][0].flops / seconds / 1e12,
             "times_max_length": statistics.median(
-                first[0] / mine[0] for first, mine in zip(found["max_length"], found[way], strict=True)
+                first.seconds / mine.seconds for first, mine in zip(found["max_length"], found[way], strict=True)
             ),
         }
+        if place.device.type == "cuda":
+            out[way] |= {"peak_gib": max(one.peak_gib for one in found[way])}
+        if peak:
+            out[way] |= {"mfu": out[way]["model_tflops"] * 1e12 / peak}
     return out
 
 
+COLUMNS = {"tokens_per_s": ".0f", "times_max_length": ".2f", "padding": ".2f", "model_tflops": ".3g", "loss": ".6f"} | {
+    "mfu": ".2f",
+    "peak_gib": ".2f",
+}
+
+
 def table(told: dict[str, Any]) -> str:
-    lines = [f"# Padded and packed training, {told['date']}", "", "`python -m bench.training`, "
-             f"{told['threads']} threads, torch {told['torch']}.", ""]  # fmt: skip
+    versions = f"torch {told['torch']}, attention {told['attention']}"
+    lines = [f"# Padded and packed training on {told['hardware']}, {told['date']}", ""]
+    lines += [f"`python -m bench.training --device {told['device']}`, {told['threads']} threads, {versions}.", ""]
     for name, found in told["data"].items():
+        head = f"## {name}: {ROWS} rows, {found['mean_length']:.0f} tokens on the mean, padded to {found['padded_to']}"
+        columns = [key for key in COLUMNS if key in found["packed"]]
+        lines += [f"{head}; {found['parameters'] / 1e6:.3g} million weights", ""]
+        lines += [f"| padded to | {' | '.join(columns)} |", f"| {' | '.join(['---'] * (1 + len(columns)))} |"]
+        lines += [f"| {way} | {' | '.join(format(found[way][key], COLUMNS[key]) for key in columns)} |" for way in WAYS]
+        times, bound = found["packed"]["times_max_length"], BOUND * found["waste"]
         lines += [
-            f"## {name}: {ROWS} rows, {found['mean_length']:.0f} tokens on the mean, padded to {found['max_length']}"
+            "",
+            f"Packed: {times:.2f} times the speed; {bound:.2f} would be {BOUND} of max_length / mean length.",
+            "",
         ]
-        lines += ["", "| padded to | tokens/s | times | padding | loss |", "| --- | --- | --- | --- | --- |"]
-        for way in ("max_length", "longest", "packed"):
-            row = found[way]
-            cells = (
-                f"{row['tokens_per_s']:.0f} | {row['times_max_length']:.2f} | {row['padding']:.2f} | {row['loss']:.6f}"
-            )
-            lines += [f"| {way} | {cells} |"]
-        bound = BOUND * found["waste"]
-        lines += ["", f"Packed: {found['packed']['times_max_length']:.2f} times the speed; {bound:.2f} would be "
-                  f"{BOUND} of max_length / mean length.", ""]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -163,14 +236,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--attention", default="sdpa", help="of packed lines: flash_attention_2, flex_attention ..")
+    parser.add_argument("--write", action="store_true", help="write bench/results/training-<device>.json and .md")
     args = parser.parse_args()
+    place = Place(torch.device(args.device), args.attention)
+    hardware = (
+        torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
+    )
     told = {"date": date.today().isoformat(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    told |= {"data": {name: measured(name, args.rounds) for name in args.data}}
+    told |= {"hardware": hardware, "device": args.device, "attention": args.attention}
+    told |= {"data": {name: measured(name, args.rounds, place) for name in args.data}}
     print(table(told))
     if args.write:
-        (RESULTS / "training-cpu.json").write_text(json.dumps(told, indent=1) + "\n")
-        (RESULTS / "training-cpu.md").write_text(table(told))
+        (RESULTS / f"training-{args.device}.json").write_text(json.dumps(told, indent=1) + "\n")
+        (RESULTS / f"training-{args.device}.md").write_text(table(told))
 
 
 if __name__ == "__main__":

@@ -526,9 +526,7 @@ def test_a_gc_that_is_killed_at_any_change_leaves_every_job_done_or_plainly_prun
 JOB_STATES = ("undone", "begun", "withdrawn", "done", "done with leftovers", "done and claimed", "begun and claimed")
 
 
-@settings(
-    max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     states=st.fixed_dictionaries({job_id: st.sampled_from(JOB_STATES) for job_id in JOBS}),
     sweeps=st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc")), min_size=1, max_size=8),  # indices of cells

@@ -73,11 +73,11 @@ def test_the_share_of_the_peak_is_told_in_bfloat16_where_the_peak_is_known(tmp_p
     from bll_sweeps.training import log
 
     gpu = torch.device("cuda", 0)
-    assert log._peak_flops(gpu) == cost.GPUS["h200"].peak_bf16_flops == 989e12
-    assert log._peak_flops(torch.device("cpu")) == 0
+    assert log.peak_bf16_flops(gpu) == cost.GPUS["h200"].peak_bf16_flops == 989e12
+    assert log.peak_bf16_flops(torch.device("cpu")) == 0
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
-    assert log._peak_flops(gpu) == 0
-    monkeypatch.setattr(log, "_peak_flops", lambda device: 1e10)
+    assert log.peak_bf16_flops(gpu) == 0
+    monkeypatch.setattr(log, "peak_bf16_flops", lambda device: 1e10)
     for dtype in ("bfloat16", "float32"):
         run(tmp_path / dtype, recipe=replace(RECIPE, dtype=dtype, steps=2))
     (told,) = rows(tmp_path / "bfloat16", "timing.jsonl")

@@ -69,7 +69,7 @@ class Meter:
 
     def __init__(self, device: torch.device, recipe: Recipe, world_size: int):
         self._device, self._world = device, world_size
-        self._peak = _peak_flops(device) if recipe.dtype == "bfloat16" else 0.0
+        self._peak = peak_bf16_flops(device) if recipe.dtype == "bfloat16" else 0.0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -94,7 +94,7 @@ class Meter:
         return used if sys.platform == "darwin" else used * 1024.0
 
 
-def _peak_flops(device: torch.device) -> float:
+def peak_bf16_flops(device: torch.device) -> float:
     """Of its data sheet, dense, in bfloat16; 0 where it is not known."""
     name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
     if "pcie" in name:  # slower than their namesakes
