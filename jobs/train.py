@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from bll_sweeps.training.data import TrainingSet
 
 log = logging.getLogger("bll")
-_LINE = "step %d: objective %.4f, nll %.4f, mean p %.4f, kept %.3f"
+_LENGTHS = "%d sequences of %.0f tokens, at most %d; %s"
+_LINE = "step %d: objective %.4f, nll %.4f, mean p %.4f, kept %.3f; %.0f tokens/s, %.0f %% padding"
 
 
 def run(job: TrainJob, context: JobContext) -> Result:
@@ -53,15 +55,19 @@ def fit_and_save(
 
     def on_row(row: dict[str, Any]) -> None:
         context.mirror.log(row)
-        log.info(_LINE, row["step"], row["objective"], row["nll"], row["mean_p"], row["kept_fraction"])
+        told = (row[key] for key in ("step", "objective", "nll", "mean_p", "kept_fraction", "tokens_per_s"))
+        log.info(_LINE, *told, 100 * row.get("padding", math.nan))  # rows of an earlier version tell none
 
+    lengths, execution = data.tokens, context.spec.execution
+    layout = f"packed, about {execution.micro_batch_tokens} tokens at once" if execution.packing else "padded"
+    log.info(_LENGTHS, len(data.examples), lengths["mean"], lengths["longest"], layout)
     fitted = fit(
         model,
         data.examples,
         objective,
         recipe,
         seed,
-        context.spec.execution,
+        execution,
         checkpoints=attempt.checkpoints,
         earlier=[a.checkpoints for a in context.earlier],
         metrics=attempt.output("metrics.jsonl"),
@@ -80,7 +86,7 @@ def fit_and_save(
         "tokens": fitted.tokens,
         "rows_cut": data.lost["cut"],
         "rows_dropped": data.lost["dropped"],
-        "sequence_tokens": data.tokens,
+        "sequence_tokens": lengths,
         **({} if objective.keep == "all" else {"threshold": objective.threshold}),
         "parameters": parameters,
         "final": fitted.final,

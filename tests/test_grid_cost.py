@@ -166,6 +166,15 @@ def test_ranks_share_a_training_and_nothing_else() -> None:
     assert cost.seconds(cell.prior, size, CUDA, one) == cost.seconds(cell.prior, size, CUDA, Shape(gpus=4))
 
 
+def test_an_anchor_costs_a_forward_pass_of_the_base_model() -> None:
+    changes: dict[str, Any] = {"recipe.steps": 0, "recipe.dtype": "bfloat16"}
+    plain, anchored = (of_size(7_000_000_000, **changes, **{"objective.anchor": by}).train for by in (0.0, 0.1))
+    assert plain and anchored
+    size = replace(SIZE, rows=10**6, row_tokens=500.0)
+    plain_s, anchored_s = (cost.seconds(job, size, CUDA, Shape(gpus=1)) for job in (plain, anchored))
+    assert 1.2 < anchored_s / plain_s < 8 / 6 + 0.01
+
+
 @pytest.mark.parametrize(
     ("execution", "shape", "name"),
     [

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bll_sweeps.grid.axes import Pretraining, Recipe
-from bll_sweeps.grid.cell import EvaluateJob, Job, PretrainJob, PriorJob
+from bll_sweeps.grid.cell import EvaluateJob, Job, PretrainJob, PriorJob, TrainJob
 from bll_sweeps.grid.resources import Shape
 from bll_sweeps.grid.settings import Execution
 
@@ -93,13 +93,15 @@ def seconds(job: Job, size: Size, execution: Execution, shape: Shape) -> float:
         passes = math.ceil(size.rows / execution.eval_batch)
         rate = _flops(job, hardware) * _threads(execution, hardware)
         return fixed + 2 * parameters * size.rows * size.row_tokens / rate + passes * hardware.pass_s
-    return fixed + _training_s(recipe_of(job), parameters, size, execution, shape, hardware)
+    anchored = isinstance(job, TrainJob) and job.objective.anchor > 0
+    per_token = (8 if anchored else 6) * parameters  # an anchor's base model has a forward pass too
+    return fixed + _training_s(recipe_of(job), per_token, size, execution, shape, hardware)
 
 
 def _training_s(
-    recipe: Recipe, parameters: int, size: Size, execution: Execution, shape: Shape, hardware: Hardware
+    recipe: Recipe, per_token: int, size: Size, execution: Execution, shape: Shape, hardware: Hardware
 ) -> float:
-    """6 FLOP per parameter and token (Kaplan et al. 2020, 2.1); attention itself is left out. Ranks share a step."""
+    """per_token: 6 FLOP per parameter (Kaplan et al. 2020, 2.1); attention itself is left out. Ranks share a step."""
     steps = recipe.total_steps(size.rows)
     tokens = steps * recipe.batch_size * size.row_tokens
     rows = recipe.batch_size / shape.ranks
@@ -109,7 +111,7 @@ def _training_s(
         micro_batches = math.ceil(rows / (execution.micro_batch or recipe.batch_size))
     flops = hardware.bf16_flops if recipe.dtype == "bfloat16" else hardware.fp32_flops
     flops *= shape.ranks * _threads(execution, hardware) * (0.5 if recipe.dtype == "float64" else 1.0)
-    return 6 * parameters * tokens / flops + steps * micro_batches * 2 * hardware.pass_s
+    return per_token * tokens / flops + steps * micro_batches * 2 * hardware.pass_s
 
 
 def _evaluating_s(job: EvaluateJob, size: Size, execution: Execution, hardware: Hardware) -> float:
