@@ -290,6 +290,12 @@ def test_the_readme_tells_every_command(tmp_path: Path) -> None:
     assert told == set(re.findall(r"^    (\w+)(?: |$)", bll("--help", folder=tmp_path), re.MULTILINE))
 
 
+def test_the_readme_has_the_recorded_measurements() -> None:
+    command = [sys.executable, "-m", "bench.readme", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_choices_in_the_readme_can_be_planned_and_their_tables_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import NODES, Slurm, SlurmError, require_slurm
-from sweeps import SLURM, SWEEP, private_logs, queued, reference, results, run, start, wait_for
+from sweeps import SLURM, SWEEP, private_logs, queued, reference, results, run, slow, start, wait_for
 from test_slurm_faults import as_another_machine, lose
 
 from bll_sweeps.errors import StoreError
@@ -29,8 +29,9 @@ from bll_sweeps.store.layout import JobFiles
 from bll_sweeps.store.records import is_done, read_json
 
 DISK_MIB = 96
-GRID = [*SWEEP, "objective=nll,p", "recipe.steps=1200"]
-LAUNCH = [*SLURM, *GRID, "execution.checkpoint_every_steps=50", "hydra.sweeper.name=chaos"]
+GRID = [*SWEEP, "objective=nll,p", "recipe.steps=300"]
+LAUNCH = [*SLURM, *GRID, "execution.checkpoint_every_steps=12", "hydra.sweeper.name=chaos"]
+STEP_S = "0.05"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,7 @@ def slurm(disk: Path, slurm_with: Callable[..., Slurm]) -> Slurm:
 class Chaos:
     def __init__(self, slurm: Slurm, root: Path, seed: int):
         self.slurm, self.root, self.chance = slurm, root, random.Random(seed)
+        self.slowly = slow(root.parent / "site", STEP_S)
         self.seeds = 1  # the grid so far: seeds 0, 1, ... of the trainings
         self.began = time.monotonic()
         self.log: list[str] = []
@@ -65,7 +67,7 @@ class Chaos:
     # --- the sweep ----------------------------------------------------------------------------------------------------
 
     def grid(self) -> list[str]:
-        return [*LAUNCH, f"seed={','.join(map(str, range(self.seeds)))}"]
+        return [*LAUNCH, self.slowly, f"seed={','.join(map(str, range(self.seeds)))}"]
 
     def launch(self) -> None:
         """Of a grid that is done, or nearly, a larger one: there is always something to strike."""

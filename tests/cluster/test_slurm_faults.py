@@ -22,7 +22,20 @@ from typing import Any
 
 import pytest
 from slurm_cluster import NODES, Slurm
-from sweeps import SLURM, SWEEP, jobs_of, part_of, private_logs, queued, reference, results, run, steps_of, wait_for
+from sweeps import (
+    SLURM,
+    SWEEP,
+    jobs_of,
+    part_of,
+    private_logs,
+    queued,
+    reference,
+    results,
+    run,
+    slow,
+    steps_of,
+    wait_for,
+)
 
 from bll_sweeps.grid.cell import EvaluateJob
 from bll_sweeps.grid.spec import read_spec
@@ -32,10 +45,11 @@ from bll_sweeps.store.records import is_done, read_json, read_record
 
 PATIENCE_S = 600
 pytestmark = pytest.mark.timeout(1200)  # all faults are part of the first test's time
-# Some seconds of training, with a checkpoint every few tenths. One that saves every step takes longer, to the same
-# result: SLURM looks at time limits every half a minute. The evaluation has a journal of 120 batches.
-STEPS, SAMPLES = "recipe.steps=2000", "benchmark.decodings.sampled.samples=1500"
-ALWAYS, OFTEN, NEVER = (f"execution.checkpoint_every_steps={n}" for n in (1, 100, 100000))
+# Half a minute of training, most of it slept, with a checkpoint every second or so. The one whose time limit ends takes
+# two minutes: SLURM looks at limits every half a minute. The evaluation has a journal of 120 batches.
+STEPS, SAMPLES = "recipe.steps=600", "benchmark.decodings.sampled.samples=1500"
+OFTEN, NEVER = (f"execution.checkpoint_every_steps={n}" for n in (60, 100000))
+STEP_S = "0.2 if job.objective.name == 'nll' else 0.05"
 # Each job that is struck has a node for itself, from which a higher partition may drive it; the rest have c2.
 ALONE = [
     "+execution.resources={train: {kinds: [train], cpus: 8}}",
@@ -60,7 +74,7 @@ def not_on(*nodes: str) -> str:
 
 LAUNCHES = {
     "struck": [STEPS, OFTEN, *ALONE, not_on("c2"), f"objective={','.join(STRUCK.values())}"],
-    "limited": [STEPS, ALWAYS, *BESIDE, f"objective={LIMITED}"],
+    "limited": [STEPS, OFTEN, *BESIDE, f"objective={LIMITED}"],
     "asked": [STEPS, SAMPLES, *BESIDE, "objective=base"],
     "cancelled": [STEPS, OFTEN, *ALONE, not_on("c2"), f"objective={CANCELLED}"],
     "stuck": [STEPS, NEVER, *BESIDE, "hydra.launcher.signal_delay_s=30", f"objective={STUCK}"],
@@ -73,6 +87,7 @@ class World:
 
     slurm: Slurm
     root: Path
+    slowly: str  # the override that makes trainings last
     waited_s: dict[str, float] = field(default_factory=dict)  # from the start of the next SLURM job to its attempt
 
     def bll(self, *args: str) -> str:
@@ -81,7 +96,7 @@ class World:
         return done.stdout
 
     def launch(self, name: str, *more: str) -> str:
-        return self.bll("launch", *SWEEP, *SLURM, *LAUNCHES[name], f"hydra.sweeper.name={name}", *more)
+        return self.bll("launch", *SWEEP, *SLURM, *LAUNCHES[name], self.slowly, f"hydra.sweeper.name={name}", *more)
 
     def training(self, objective: str) -> JobFiles:
         (found,) = [job for job in jobs_of(self.root, "train") if read_spec(job).labels["objective"] == objective]
@@ -273,8 +288,8 @@ def retried(world: World, *kills: Future[None]) -> None:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same jobs without SLURM and without faults."""
     grids = [
-        {"objective": [*STRUCK.values(), LIMITED, CANCELLED, STUCK], "recipe.steps": [2000]},
-        {"objective": ["base"], "recipe.steps": [2000], "benchmark.decodings.sampled.samples": [1500]},
+        {"objective": [*STRUCK.values(), LIMITED, CANCELLED, STUCK], "recipe.steps": [600]},
+        {"objective": ["base"], "recipe.steps": [600], "benchmark.decodings.sampled.samples": [1500]},
     ]
     common = {"backbone": ["lab-tiny"], "benchmark": ["lab-tiny"], "recipe": ["lab-tiny"]}
     conf = tmp_path_factory.mktemp("conf")
@@ -291,7 +306,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def story(slurm: Slurm, expected: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[str, Any]]:
     """The world when everything is over, and what went wrong with which fault."""
-    world = World(slurm, part_of(expected, tmp_path_factory.mktemp("faults") / "runs", "pretrain", "prior"))
+    folder = tmp_path_factory.mktemp("faults")
+    root = part_of(expected, folder / "runs", "pretrain", "prior")
+    world = World(slurm, root, slow(folder / "site", STEP_S))
     begun: dict[str, Future[None]] = {}
     with ThreadPoolExecutor(16) as pool:
         for launch, faults in {

@@ -445,8 +445,9 @@ def test_code_that_somebody_else_put_in_the_place_of_ours_is_not_run(tmp_path: P
 
 def test_a_retry_does_not_wait_for_what_still_runs_beside_the_failure(bll: Bll, slurm: Slurm, tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    long = [*sweeps.SWEEP, "objective=nll,p", "recipe.steps=2000", "execution.checkpoint_every_steps=20"]
-    sweeps.launched(bll, *long, "hydra.launcher.jobs_per_allocation=2")
+    long = [*sweeps.SWEEP, "objective=nll,p", "recipe.steps=200", "execution.checkpoint_every_steps=10"]
+    slowly = sweeps.slow(tmp_path / "site", "0.1")
+    sweeps.launched(bll, *long, slowly, "hydra.launcher.jobs_per_allocation=2")
 
     def training() -> list[JobFiles]:
         found = sweeps.jobs_of(root, "train")

@@ -15,39 +15,16 @@ from typing import Any
 import pytest
 import sweeps
 from slurm_cluster import NODES, Slurm, SlurmError
-from sweeps import SLURM, SWEEP, Bll
+from sweeps import SLURM, SWEEP, Bll, hook
 
 from bll_sweeps.cluster import scheduler
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import is_done, read_json
 
-FIVE = [*SWEEP, "objective=nll,p,p10,p0.1,p0.5"]
 FOUR = [*SWEEP, "objective=nll,p,p10,p0.1"]
+TWO = [*SWEEP, "objective=nll,p"]
 NLL = [*SWEEP, "objective=base,nll"]
-# `train(whole, job, context)` takes the place of jobs.train.run: what goes wrong in a user's code, or a user's node.
-SITE = """
-import functools, importlib, json, os, signal, sys, time
-from pathlib import Path
-
-load = importlib.import_module
-
-def hooked(name, package=None):
-    module = load(name, package)
-    if name == "jobs.train" and not hasattr(module, "whole"):
-        module.whole = module.run
-        module.run = functools.partial(train, module.whole)
-    return module
-
-importlib.import_module = hooked
-"""
-
-
-def hook(folder: Path, body: str) -> str:
-    """The override with which `train` of this body runs in the jobs (and not in the launch)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(SITE + body)
-    return f"hydra.launcher.setup=['export PYTHONPATH={folder}']"
 
 
 def asks(folder: Path, kind: str, **resources: object) -> dict[str, str]:
@@ -61,8 +38,8 @@ def asks(folder: Path, kind: str, **resources: object) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def slurm(slurm_with: Callable[..., Slurm]) -> Slurm:
-    """Arrays of at most four elements; what exceeds a partition's limits is refused (by default it waits for ever)."""
-    return slurm_with(MaxArraySize=4, EnforcePartLimits="ALL")
+    """Arrays of at most three elements; what exceeds a partition's limits is refused (by default it waits for ever)."""
+    return slurm_with(MaxArraySize=3, EnforcePartLimits="ALL")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +59,7 @@ def lenient(slurm_with: Callable[..., Slurm], broken: Path) -> Slurm:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sweeps.reference(tmp_path_factory, *FIVE)
+    return sweeps.reference(tmp_path_factory, *FOUR)
 
 
 @pytest.fixture
@@ -114,10 +91,10 @@ def test_arrays_are_split_where_slurm_takes_no_larger_ones(
     slurm: Slurm, bll: Bll, root: Path, reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
-    assert scheduler.max_array_size() == 4
-    out = sweeps.launched(bll, *FIVE)
-    assert "submitted 10 jobs (5 train, 5 evaluate) with 4 calls of sbatch" in out
-    assert arrays(root, "train") == arrays(root, "evaluate") == [4, 1]
+    assert scheduler.max_array_size() == 3
+    out = sweeps.launched(bll, *FOUR)
+    assert "submitted 8 jobs (4 train, 4 evaluate) with 4 calls of sbatch" in out
+    assert arrays(root, "train") == arrays(root, "evaluate") == [3, 1]
     sweeps.completed(bll, slurm)
     assert_same(root, reference)
     assert set(sweeps.attempts(root).values()) == {1}
@@ -485,7 +462,7 @@ def test_a_launch_that_dies_at_any_point_is_launched_again_and_nothing_runs_twic
     counts = []
     with sweeps.paused(slurm):
         for where in DEATHS:
-            process = sweeps.start(root, "launch", *SLURM, *FOUR, slurm=slurm, env=dying(tmp_path, where))
+            process = sweeps.start(root, "launch", *SLURM, *TWO, slurm=slurm, env=dying(tmp_path, where))
             out, _ = process.communicate(timeout=120)
             counts.append(len(sweeps.queued(slurm, root)))
             if "lost" in where:
@@ -494,10 +471,10 @@ def test_a_launch_that_dies_at_any_point_is_launched_again_and_nothing_runs_twic
             else:
                 assert process.returncode == -signal.SIGKILL, (where, out)
         # Nothing; trainings; evaluations too, all held; what was lost is cancelled; all; all, some released; all.
-        assert counts == [0, 4, 8, 4, 8, 8, 8]
-        out = sweeps.launched(bll, *FOUR)
+        assert counts == [0, 2, 4, 2, 4, 4, 4]
+        out = sweeps.launched(bll, *TWO)
         assert "nothing to submit" in out
-        assert len(sweeps.queued(slurm, root)) == 8
+        assert len(sweeps.queued(slurm, root)) == 4
         pending = [job for job in sweeps.elements(slurm, root) if job["state"] == "PENDING"]
         assert "JobHeldUser" not in {job["reason"] for job in pending}
     sweeps.completed(bll, slurm)

@@ -13,8 +13,8 @@ import sweeps
 import torch
 from safetensors.torch import load_file
 from slurm_cluster import Slurm
-from sweeps import SWEEP, Bll
-from test_slurm_limits import asks, hook
+from sweeps import SWEEP, Bll, hook
+from test_slurm_limits import asks
 
 from bll_sweeps.store.layout import JobFiles
 from bll_sweeps.store.records import read_json, read_record
