@@ -8,6 +8,7 @@ graders/<grader>/<decoding>/ (the scores of graders but the first), final/, cont
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from bll_sweeps.store.metrics import TIMING
@@ -23,6 +24,7 @@ BESIDES = "record/besides"  # digest of what came later than the record: scores 
 RECORD = "record"  # type and alias of the artifact that holds a job's record and its small outputs
 
 
+@cache
 def curve(key: str) -> str:
     """Of a field of a row of metrics.jsonl or timing.jsonl: nll -> train/nll, step -> trainer/global_step."""
     return AXES.get(key) or (key if "/" in key else f"{'perf' if key in TIMING else 'train'}/{key}")
@@ -47,7 +49,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values joined by /; those that are None are left out."""
     out: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):  # as all that comes from JSON; Mapping would take ten times as long to ask for
             out |= flat(value, f"{prefix}{key}/")
         elif value is not None:
             out[f"{prefix}{key}"] = value
