@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Bll
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -370,3 +372,24 @@ def test_claims_load_neither_plotting_nor_torch_nor_hydra(store: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
+
+
+def test_any_objective_can_be_the_reference(store: Path, bll: Bll) -> None:
+    """What one has over the other is what the other lacks."""
+    env = {"BLL_RUNS": str(store)}
+    tables = {}
+    for reference in ("p", "logp_above"):
+        done = bll("results", "--reference", reference, "--csv", env=env)
+        assert done.returncode == 0, done.stderr
+        tables[reference] = pd.read_csv(io.StringIO(done.stdout)).set_index(["point", "objective", "decoding"])
+    assert set(tables["p"].index.get_level_values("objective")) == {"nll", "logp_above"}
+    gain = {name: table["gain [95 %]"].str.partition(" ")[0].astype(float) for name, table in tables.items()}
+    ours = gain["p"].xs("logp_above", level="objective")
+    theirs = gain["logp_above"].xs("p", level="objective")
+    assert len(ours) == 2 * len(POINTS) and ours.abs().max() > 0.05
+    pd.testing.assert_series_equal(ours, -theirs)
+    text = bll("results", "--reference", "p", env=env).stdout
+    assert "Gain over p: difference of mean scores" in text and "| lab-a · spell |" in text
+    done = bll("results", "--reference", "logp_abov", env=env)
+    assert done.returncode == 2
+    assert "--reference='logp_abov' is unknown; did you mean 'logp_above'?" in done.stderr

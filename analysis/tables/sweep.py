@@ -20,14 +20,15 @@ from bll_sweeps.store.records import write_text
 from bll_sweeps.store.regions import REGIONS
 
 RULES = {"region": "prior strength", "region_paper": "the paper's, by domain"}
-GAINS_NOTE = (
-    f"Gain over {REFERENCE.upper()}: difference of mean scores, paired by question, with its 95 % interval, and the "
+_GAINS_NOTE = (
+    "Gain over {}: difference of mean scores, paired by question, with its 95 % interval, and the "
     "interval over seeds and questions where there are several seeds; n is the number of questions. p: over seeds too "
     "where there are several. p (Holm): adjusted, so that the chance of a "
     f"false discovery among the gains of a decoding stays below {number(LEVEL, 2)}; p (BH), by Benjamini and Hochberg: "
     "so that their expected share does. Averages over benchmarks are adjusted among themselves. MDD: the difference "
     f"that a repetition would show with {100 * POWER:.0f} % power."
 )
+GAINS_NOTE = _GAINS_NOTE.format(REFERENCE.upper())
 RANKS_NOTE = (
     "Mean rank of each trained objective over the points of a region (1 is best), and the share of points where it is "
     "best; n is the number of points, those that have all objectives. 95 % interval: bootstrap over points."
@@ -91,8 +92,11 @@ def _write(folder: Path, name: str, grid: Grid) -> Path:
     return path
 
 
-def gains_grid(gains: pd.DataFrame, results: Results) -> Grid:
-    """Every gain with its interval, n, p-values and minimum detectable difference; bold where Holm's p is below .05."""
+def gains_grid(gains: pd.DataFrame, results: Results, reference: str = REFERENCE) -> Grid:
+    """Every gain over the reference with its interval, n, p-values and minimum detectable difference; bold where Holm's
+    p is below .05.
+    """
+    over = reference.upper() if reference == REFERENCE else reference
     names = ["point", "benchmark", "variant", "objective", "decoding"]
     heads = [*names, "gain [95 %]", "over seeds", "n", "p", "p (Holm)", "p (BH)", "MDD"]
     lines = []
@@ -101,9 +105,9 @@ def gains_grid(gains: pd.DataFrame, results: Results) -> Grid:
         texts = [gain, seeds_text(row), str(row["n"]), *p_texts(row)]
         bold = [bool(row["significant_holm"]), *[False] * 6]
         lines.append([*((str(row[name]), False) for name in names), *zip(texts, bold, strict=True)])
-    text = f"{GAINS_NOTE} Bold: p (Holm) below {number(LEVEL, 2)}."
-    text = text if lines else f"No gains: nothing is there to compare with {REFERENCE.upper()}."
-    return Grid(f"Gains over {REFERENCE.upper()}", heads, lines, text, len(names))
+    text = f"{_GAINS_NOTE.format(over)} Bold: p (Holm) below {number(LEVEL, 2)}."
+    text = text if lines else f"No gains: nothing is there to compare with {over}."
+    return Grid(f"Gains over {over}", heads, lines, text, len(names))
 
 
 def seeds_text(row: dict[Any, Any]) -> str:
