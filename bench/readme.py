@@ -23,7 +23,11 @@ HEADS = {
     "cut_cross_entropy": "cut-cross-entropy",
     "checkpointed": "chunks under checkpointing, as TRL's chunked_nll",
 }
-WAYS = {"max_length": "to max_length", "longest": "to the longest row of a micro-batch", "packed": "packed"}
+WAYS = {
+    "max_length": "padded to max_length",
+    "longest": "padded to the longest row of a micro-batch",
+    "packed": "packed",
+}
 
 
 def heads(told: dict[str, Any]) -> Iterator[str]:
@@ -49,7 +53,7 @@ def padding(told: dict[str, Any]) -> Iterator[str]:
     yield f"|{'---|' * (1 + len(names))}"
     for way, name in WAYS.items():
         cells = [f"{of[way]['times_max_length']:.2f}, {of[way]['padding']:.2f}" for of in data.values()]
-        yield f"| padded {name} | {' | '.join(cells)} |".replace("padded packed", "packed")
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def block() -> str:
@@ -60,9 +64,10 @@ def block() -> str:
 
 
 def rewritten(readme: str) -> str:
+    if (readme.count(BEGIN), readme.count(END)) != (1, 1):
+        raise SystemExit(f"README.md must have the lines {BEGIN.strip()} and {END.strip()} once each")
     before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + block() + after
+    return before + block() + rest.partition(END)[2]
 
 
 def main() -> None:

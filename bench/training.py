@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import os
 import platform
@@ -38,7 +39,7 @@ from bll_sweeps.objectives.objective_loss import objective_loss
 from bll_sweeps.training.data import tokenize
 from bll_sweeps.training.fit import autocast
 from bll_sweeps.training.log import FlopCount, peak_bf16_flops
-from bll_sweeps.training.model import head_weight, hidden_states, use_attention
+from bll_sweeps.training.model import deterministic, head_weight, hidden_states, use_attention
 from bll_sweeps.training.packing import Batching, MicroBatch, Sequences
 
 RESULTS = Path(__file__).parent / "results"
@@ -140,6 +141,7 @@ def epoch(model: Any, data: Data, way: str, place: Place) -> Epoch:
             loss, _ = objective_loss(hidden.to(computed), table, batch.targets, NLL, targets)
             loss.backward()
             losses += loss.detach()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), place.recipe.clip_norm)
         optimizer.step()
     told = losses.item()  # waits for the GPU
     padding = 1 - sequences.input_tokens(np.arange(ROWS)) / places
@@ -161,12 +163,17 @@ class Place:
     def model(self, name: str, data: Data) -> Any:
         shape = {"vocab_size": data.vocabulary, **(LARGE[name] if self.device.type == "cuda" else SMALL)}
         torch.manual_seed(0)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`
         model = Qwen2ForCausalLM(Qwen2Config(**shape, max_position_embeddings=4096)).to(self.device)
         use_attention(model, self.attention)
         return model
 
     def begin(self) -> None:
+        """What earlier epochs left is gone."""
+        gc.collect()
         if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_gib(self) -> float:
@@ -182,9 +189,13 @@ def measured(name: str, rounds: int, place: Place) -> dict[str, Any]:
     for number in range(rounds + 1):
         for way in WAYS:
             model.load_state_dict(before)
-            outcome = epoch(model, data, way, place)
+            with deterministic():  # as trainings are
+                outcome = epoch(model, data, way, place)
             if number:  # the first round warms up
                 found[way].append(outcome)
+    losses = [found[way][0].loss for way in WAYS]
+    tolerance = 1e-2 if place.recipe.dtype == "bfloat16" else 1e-5
+    assert max(losses) - min(losses) < tolerance * max(losses), losses  # else it would be another training
     peak = peak_bf16_flops(place.device)
     mean = statistics.fmean(lengths)
     out: dict[str, Any] = {"mean_length": mean, "padded_to": data.max_length, "waste": (data.max_length - 1) / mean}
@@ -237,9 +248,11 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--attention", default="sdpa", help="of packed lines: flash_attention_2, flex_attention ..")
+    parser.add_argument("--attention", default="sdpa", help="of all ways: flash_attention_2, flex_attention ..")
     parser.add_argument("--write", action="store_true", help="write bench/results/training-<device>.json and .md")
     args = parser.parse_args()
+    if args.write and set(args.data) != set(DATA):
+        parser.error("--write records all data: leave --data out")
     place = Place(torch.device(args.device), args.attention)
     hardware = (
         torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"

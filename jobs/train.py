@@ -59,7 +59,8 @@ def fit_and_save(
         log.info(_LINE, *told, 100 * row.get("padding", math.nan))  # rows of an earlier version tell none
 
     lengths, execution = data.tokens, context.spec.execution
-    layout = f"packed, about {execution.micro_batch_tokens} tokens at once" if execution.packing else "padded"
+    packed = execution.packing and recipe.gradient != "authors"  # whose micro-batches are their own
+    layout = f"packed, about {execution.micro_batch_tokens} tokens at once" if packed else "padded"
     log.info(_LENGTHS, len(data.examples), lengths["mean"], lengths["longest"], layout)
     fitted = fit(
         model,

@@ -61,10 +61,10 @@ def test_the_timing_tells_what_is_padding(packing, tmp_path):
     places = sum(batch.inputs.numel() for _, batch in SEQUENCES.micro_batches(ALL, batching))
     tokens = SEQUENCES.input_tokens(ALL)
     assert told["padding"] == pytest.approx(1 - tokens / places, abs=1e-4)
-    assert told["tokens_per_s"] * told["elapsed_s"] == pytest.approx(tokens, rel=0.01)
+    assert told["tokens_per_s"] * told["elapsed_s"] == pytest.approx(tokens, rel=0.05)
     assert told["tokens_per_s_per_device"] == told["tokens_per_s"]
     flops = FlopCount(small_model())(tokens, int(SEQUENCES.supervised.sum()), SEQUENCES.squared_inputs(ALL))
-    assert told["model_tflops"] * told["elapsed_s"] * 1e12 == pytest.approx(flops, rel=0.02)
+    assert told["model_tflops"] * told["elapsed_s"] * 1e12 == pytest.approx(flops, rel=0.05)
     assert 0.01 < told["peak_memory_gib"] < 64
 
 
@@ -75,8 +75,9 @@ def test_the_share_of_the_peak_is_told_in_bfloat16_where_the_peak_is_known(tmp_p
     gpu = torch.device("cuda", 0)
     assert log.peak_bf16_flops(gpu) == cost.GPUS["h200"].peak_bf16_flops == 989e12
     assert log.peak_bf16_flops(torch.device("cpu")) == 0
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
-    assert log.peak_bf16_flops(gpu) == 0
+    for name in ("NVIDIA H100 PCIe", "NVIDIA H200 NVL", "NVIDIA RTX A1000", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert log.peak_bf16_flops(gpu) == 0, name
     monkeypatch.setattr(log, "peak_bf16_flops", lambda device: 1e10)
     for dtype in ("bfloat16", "float32"):
         run(tmp_path / dtype, recipe=replace(RECIPE, dtype=dtype, steps=2))

@@ -214,6 +214,9 @@ def test_four_ranks_end_where_a_single_process_does(case, four_ranks, tmp_path):
     for rank in range(1, 4):
         assert torch.equal(left(four_ranks / case, rank)["weights"], left(four_ranks / case)["weights"])
     assert tokens_read(four_ranks / case) == pytest.approx(tokens_read(tmp_path), rel=0.05)  # by all ranks
+    for row in rows(four_ranks / case, "timing.jsonl"):
+        assert 0 <= row["padding"] < 1
+        assert row["tokens_per_s_per_device"] == pytest.approx(row["tokens_per_s"] / 4, abs=0.1)
 
 
 def tokens_read(folder: Path) -> list[float]:

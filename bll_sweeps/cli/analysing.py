@@ -16,6 +16,7 @@ from bll_sweeps.cli.options import DONE, at_least_one, layout_of, on_root, on_sw
 from bll_sweeps.errors import ConfigError, UsageError, one_of
 
 if TYPE_CHECKING:
+    from analysis.sources.table import Results
     from bll_sweeps.store.layout import Layout
 
 
@@ -28,10 +29,11 @@ def add(commands: Any) -> None:
     sub.add_argument("--csv", action="store_true")
     view = "columns of the paper's benchmarks: 14 has MedBullets once, and The Lancet with the NEJM (default: 16)"
     sub.add_argument("--view", type=int, choices=(16, 14), default=16, help=view)
+    instead = sub.add_mutually_exclusive_group()
     over = "the gain of each objective over this one, paired by question, with intervals and p-values"
-    sub.add_argument("--reference", metavar="OBJECTIVE", help=over)
+    instead.add_argument("--reference", metavar="OBJECTIVE", help=over)
     claims = "recompute from the records which end of the continuum each objective wins"
-    sub.add_argument("--claims", action="store_true", help=claims)
+    instead.add_argument("--claims", action="store_true", help=claims)
     _advising(commands)
     sub = on_sweep(commands, "report", _report, "Figures and one self-contained HTML page.")
     sub.add_argument("--out", type=Path, default=None, help="default: <run root>/reports/SWEEP")
@@ -69,30 +71,34 @@ def _regrade(args: argparse.Namespace) -> int:
 def _results(args: argparse.Namespace) -> int:
     from analysis.sources.table import load
     from analysis.statistics.claims import check
-    from analysis.statistics.continuum import gains
     from analysis.tables import results as tables
     from analysis.tables.claims import claims_text
-    from analysis.tables.formats import comma_separated, markdown
-    from analysis.tables.sweep import gains_grid
 
     layout = layout_of(args)
     results = load(layout.root, sweep_of(args, layout))
     if args.claims:
         print(claims_text(check(results)), end="")
     elif args.reference:
-        _check_reference(args.reference, list(dict.fromkeys(results.cells["objective"])))
-        grid = gains_grid(gains(results, reference=args.reference), results, args.reference)
-        texts = [[text for text, _ in line] for line in grid.lines]
-        print(comma_separated(grid.heads, texts) if args.csv else markdown(grid), end="")
+        print(_gains_over(args.reference, results, as_csv=args.csv), end="")
     else:
         show = tables.results_csv if args.csv else tables.results_text
         print(show(results, view=args.view), end="")
     return with_problems(results.problems)
 
 
-def _check_reference(name: str, known: list[str]) -> None:
-    if name not in known:
-        raise ConfigError("--reference", name, one_of(known, name))
+def _gains_over(reference: str, results: Results, *, as_csv: bool) -> str:
+    from analysis.statistics.continuum import gains
+    from analysis.tables.formats import markdown
+    from analysis.tables.sweep import gains_grid
+
+    known = list(dict.fromkeys(results.cells["objective"]))
+    if reference not in known:
+        raise ConfigError("--reference", reference, one_of(known, reference))
+    found = gains(results, reference=reference)
+    if as_csv:
+        return found.assign(reference=reference).to_csv(index=False)
+    warnings = "".join(f"\nwarning: {text}\n" for text in results.warnings)
+    return markdown(gains_grid(found, results, reference)) + warnings
 
 
 def _report(args: argparse.Namespace) -> int:

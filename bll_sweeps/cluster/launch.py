@@ -151,13 +151,10 @@ def declare(
     layout, planned = prepared.layout, prepared.plan
     _check_writable(layout.root)
     inputs.check(planned, layout)
-    for execution, kind in {(prepared.settings[p.job.id][0], p.job.kind) for p in planned.to_run}:
-        if kind == "evaluate" and execution.engine == "vllm":
-            execution.require_vllm()
-        if kind in ("pretrain", "train"):
-            execution.require_installed()
     if rerun_stale:
         planned = planned.stale_as_new()
+    launcher = launcher or Launcher()
+    _check_installed(planned, prepared, launcher)
     again = {planned_job.job.id for planned_job in planned.to_run}
     for job_id, before in prepared.plan.jobs.items():
         files = layout.job(job_id)
@@ -173,7 +170,6 @@ def declare(
         job_id = planned_job.job.id
         if planned_job.state != "running" and not (job_id in queued and _known(layout.job(job_id))):
             write_spec(layout.job(job_id), specs[job_id])
-    launcher = launcher or Launcher()
     manifest = {
         "command": list(command),
         "launcher": {"name": launcher.name, "options": launcher.options},
@@ -250,6 +246,18 @@ def check_runnable(layout: Layout, job_id: str) -> None:
     missing = [parent for parent in read_spec(files).job.parents if not is_done(layout.job(parent))]
     if missing:
         raise UsageError(f"job={job_id!r} waits for {', '.join(missing)}: run that first")
+
+
+def _check_installed(planned: Plan, prepared: Prepared, launcher: Launcher) -> None:
+    """ConfigError where jobs need what is not installed; jobs that have another interpreter, or modules that a site
+    loads for them, find out themselves.
+    """
+    elsewhere = launcher.options.get("python") or launcher.options.get("setup")
+    for execution, kind in {(prepared.settings[p.job.id][0], p.job.kind) for p in planned.to_run}:
+        if kind == "evaluate" and execution.engine == "vllm":
+            execution.require_vllm()
+        if kind in ("pretrain", "train") and not elsewhere:
+            execution.require_installed()
 
 
 def _check_writable(root: Path) -> None:

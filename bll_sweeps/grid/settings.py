@@ -12,12 +12,13 @@ from bll_sweeps.errors import ConfigError
 from bll_sweeps.grid.resources import ResourceRule
 
 HEADS = ("own", "naive", "torch", "liger", "cut_cross_entropy")
-# What has to be installed besides: (setting, choice) -> (module, what brings it).
+# What has to be installed besides: (setting, choice) -> (what brings it, modules of which one is enough; transformers
+# takes attention kernels from `kernels` where their own package is missing).
 _NEEDS = {
-    ("head", "liger"): ("liger_kernel", "liger-kernel>=0.8.5"),
-    ("head", "cut_cross_entropy"): ("cut_cross_entropy", "cut-cross-entropy"),
-    ("attention", "flash_attention_2"): ("flash_attn", "flash-attn"),
-    ("attention", "flash_attention_3"): ("flash_attn_interface", "FlashAttention-3"),
+    ("head", "liger"): ("liger-kernel>=0.8.5", ("liger_kernel",)),
+    ("head", "cut_cross_entropy"): ("cut-cross-entropy", ("cut_cross_entropy",)),
+    ("attention", "flash_attention_2"): ("flash-attn", ("flash_attn", "kernels")),
+    ("attention", "flash_attention_3"): ("FlashAttention-3", ("flash_attn_interface", "kernels")),
 }
 
 
@@ -86,8 +87,8 @@ class Execution:
 
     def require_installed(self) -> None:
         """ConfigError for a head or an attention whose package is not installed here."""
-        for (key, choice), (module, package) in _NEEDS.items():
-            if getattr(self, key) == choice and importlib.util.find_spec(module) is None:
+        for (key, choice), (package, modules) in _NEEDS.items():
+            if getattr(self, key) == choice and not any(map(importlib.util.find_spec, modules)):
                 problem = f"needs the package {package}, which is not installed here"
                 raise ConfigError(f"execution.{key}", choice, problem)
 

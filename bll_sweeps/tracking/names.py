@@ -7,7 +7,6 @@ graders/<grader>/<decoding>/ (the scores of graders but the first), final/, cont
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -45,7 +44,7 @@ def table(benchmark: str) -> str:
     return f"{benchmark}/answers"
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested values joined by /; those that are None are left out."""
     out: dict[str, Any] = {}
     for key, value in values.items():

@@ -114,11 +114,11 @@ class Session:
         if self._run.resumed:
             self._run.tags = tuple(identity.tags)  # those of a sweep that came later, too
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: dict[str, Any]) -> None:
         """The job's next row, by the names of its metrics.jsonl."""
         self._log({names.curve(key): value for key, value in names.flat(row).items()})
 
-    def summary(self, values: Mapping[str, Any]) -> None:
+    def summary(self, values: dict[str, Any]) -> None:
         self._run.summary.update(names.flat(values))
 
     def add(self, content: Content, *, model: bool = False) -> None:

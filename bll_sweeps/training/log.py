@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -41,11 +42,11 @@ class Work:
 
 
 class FlopCount:
-    """Floating point operations that training a model on its tokens needs, as MFU counts them (Chowdhery et al. 2022,
-    appendix B): 2 per parameter and token forward, as many for the gradients of activations, and as many again for the
-    gradients of weights that are trained. What is computed anew (activation checkpointing), an anchor's base model and
-    padding are not counted, the head for tokens with a target only, attention as a causal mask leaves it: so MFU is
-    rather too low than too high.
+    """Floating point operations that training a dense transformer on its tokens needs, as MFU counts them (Chowdhery
+    et al. 2022, appendix B): 2 per parameter and token forward, as many for the gradients of activations, and as many
+    again for the gradients of weights that are trained. What is computed anew (activation checkpointing), an anchor's
+    base model and padding are not counted, the head for tokens with a target only, attention as a causal mask leaves
+    it. Of a model with experts, or with another attention than full one, it is too much.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -54,9 +55,8 @@ class FlopCount:
         inner = [p for p in model.parameters() if all(p is not table for table in tables)]
         self._token = sum(p.numel() * (6 if p.requires_grad else 4) for p in inner)
         self._target = tables[1].numel() * (6 if tables[1].requires_grad else 4)
-        width = config.num_attention_heads * (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
+        heads = getattr(config, "num_attention_heads", 0)  # none: no attention
+        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(1, heads))
         self._pair = 3 * 2 * config.num_hidden_layers * width  # 4 x width forward, halved by the mask
 
     def __call__(self, tokens: int, targets: int, squares: int) -> float:
@@ -74,8 +74,9 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(device)
 
     def columns(self, work: Work, seconds: float) -> dict[str, float]:
-        """Of the steps since the last row. peak_memory_gib is of this rank, until now: what tensors took on its GPU, or
-        on a CPU its whole process, which may have run other jobs before. mfu: in bfloat16 on GPUs of a known peak.
+        """Of the steps since the last row; `seconds` has the saving of checkpoints in it. peak_memory_gib is of this
+        rank, until now: what tensors took on its GPU, or on a CPU its whole process, which may have run other jobs
+        before. mfu: in bfloat16 on GPUs of a known peak.
         """
         seconds = max(seconds, 1e-9)
         out = {
@@ -95,11 +96,12 @@ class Meter:
 
 
 def peak_bf16_flops(device: torch.device) -> float:
-    """Of its data sheet, dense, in bfloat16; 0 where it is not known."""
-    name = torch.cuda.get_device_name(device).lower() if device.type == "cuda" else ""
-    if "pcie" in name:  # slower than their namesakes
+    """Of its data sheet, dense, in bfloat16; 0 where it is not known, as for slower variants of the same name."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    known = re.search(rf"\b({'|'.join(GPUS)})\b", name.lower())
+    if known is None or re.search(r"\b(nvl|mig|h100 pcie)\b", name.lower()):
         return 0.0
-    return next((gpu.peak_bf16_flops for key, gpu in GPUS.items() if key in name), 0.0)
+    return GPUS[known[1]].peak_bf16_flops
 
 
 class Log:
