@@ -25,6 +25,10 @@ from torch import Tensor
 from bll_sweeps.grid.axes import Recipe
 from bll_sweeps.training.data import Example
 
+# Widths of packed lines that are tried, in sequences of the mean length: a millisecond for a step of 64 sequences.
+_LINE_SEQUENCES = tuple(np.geomspace(3, 16, 24).tolist())
+_ATTENTION_TOKENS = 2000  # width at which attention costs as much as the rest of a layer, in a model of 256 wide layers
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -106,8 +110,7 @@ class Sequences:
 
     def lines(self, rows: np.ndarray, batching: Batching) -> list[list[np.ndarray]]:
         """Of each micro-batch, the rows of its lines. Padded ones are of rows sorted by length, so that little is
-        padded. Packed lines hold the longest row, and some four of the mean length: longer ones are better filled, but
-        their dense attention costs more.
+        padded; packed lines are as wide as costs least (_line_width).
         """
         if not len(rows):
             return []
@@ -116,11 +119,9 @@ class Sequences:
             if size < len(rows):
                 rows = rows[np.argsort(self._inputs[rows], kind="stable")]
             return [list(rows[start : start + size, None]) for start in range(0, len(rows), size)]
-        lengths = self._inputs[rows]
-        longest, mean = int(lengths.max()), float(lengths.mean())
-        wished = batching.tokens if batching.one_line else min(math.ceil(4 * mean), batching.tokens)
-        line = max(longest, wished)
-        packed = [rows[numbers] for numbers in best_fit(lengths.tolist(), line)]
+        lengths = self._inputs[rows].tolist()
+        line = max(max(lengths), batching.tokens) if batching.one_line else _line_width(lengths, batching.tokens)
+        packed = [rows[numbers] for numbers in best_fit(lengths, line)]
         at_once = max(1, batching.tokens // line)
         return [packed[start : start + at_once] for start in range(0, len(packed), at_once)]
 
@@ -156,6 +157,19 @@ class Sequences:
         inputs = np.where(inside, self._flat[np.minimum(index, len(self._flat) - 1)], 0)
         arrays = inputs, np.flatnonzero(supervised), self._flat[index[supervised] + 1]
         return MicroBatch(*(torch.from_numpy(array.astype(np.int64)).to(device) for array in arrays))
+
+
+def _line_width(lengths: Sequence[int], most: int) -> int:
+    """The width at which lines of these sequences cost least: wide ones have less space left over, but each of their
+    tokens is compared with more others, dense masks knowing no better.
+    """
+    longest, mean = max(lengths), sum(lengths) / len(lengths)
+    widths = {max(longest, min(most, math.ceil(times * mean))) for times in _LINE_SEQUENCES}
+
+    def cost(width: int) -> float:
+        return len(best_fit(lengths, width)) * width * (1 + width / _ATTENTION_TOKENS)
+
+    return min(sorted(widths), key=cost)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
