@@ -181,7 +181,7 @@ class Slurm:
         while not (found := condition()):
             if time.monotonic() > end:
                 raise TimeoutError(f"not within {seconds} s; {self.describe()}")
-            time.sleep(0.1)
+            time.sleep(0.3)  # each look costs the jobs processor time: squeue, scontrol
         return found
 
     def describe(self) -> str:

@@ -215,12 +215,16 @@ def paused(slurm: Slurm, partitions: Collection[str] = ("cpu",)) -> Iterator[Non
             slurm.scontrol("update", f"partitionname={partition}", "state=up")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 180, what: Callable[[], object] = str) -> Any:
-    """The condition's value once it holds. `what()` says in the error how things stand."""
+def wait_for(
+    condition: Callable[[], Any], seconds: float = 180, what: Callable[[], object] = str, every_s: float = 0.1
+) -> Any:
+    """The condition's value once it holds. `what()` says in the error how things stand. every_s: more where looking
+    asks SLURM, which costs the jobs processor time.
+    """
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited too long; {what()}"
-        time.sleep(0.1)
+        time.sleep(every_s)
     return found
 
 

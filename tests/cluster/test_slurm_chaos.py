@@ -114,7 +114,7 @@ class Chaos:
                     time.sleep(self.chance.uniform(0.0, 8.0))
                     if alive := self.running():
                         return self.chance.choice(alive)
-                time.sleep(0.2)
+                time.sleep(0.5)
             self.launch()
         raise AssertionError(f"nothing runs any more; {self.slurm.describe()}\n{private_logs(self.root)[-5000:]}")
 
@@ -206,7 +206,7 @@ class Chaos:
         # For a while SLURM takes what was killed for running: a launch in that time rightly leaves it alone, and its
         # failure would then be the sweep's last word. A controller that was killed before it had saved a job's end
         # learns of it from the node's next registration, one ping in some twenty of every 3.3 s.
-        wait_for(lambda: not self.dead(), 180, self.slurm.describe)
+        wait_for(lambda: not self.dead(), 180, self.slurm.describe, every_s=1.0)
         for _ in range(3):
             done = run(self.root, "launch", *self.grid(), slurm=self.slurm)
             assert done.returncode == 0, done.stdout + done.stderr
@@ -288,5 +288,5 @@ def test_random_faults_lose_nothing_and_repeat_nothing(
     assert results(chaos.root) == results(reference(tmp_path_factory, *GRID, seeds))
     assert {job.id: finished(job) for job in chaos.jobs() if len(finished(job)) != 1} == {}
     assert [text for job in chaos.jobs() for text in overlaps(job)] == []
-    wait_for(lambda: not queued(slurm, chaos.root), 60, slurm.describe)
+    wait_for(lambda: not queued(slurm, chaos.root), 60, slurm.describe, every_s=1.0)
     wait_for(lambda: not chaos.processes(), 30, lambda: json.dumps(chaos.processes()))

@@ -129,7 +129,7 @@ class World:
         return found
 
     def wait_state(self, slurm_job: str, *states: str) -> None:
-        wait_for(lambda: self.element(slurm_job)["state"] in states, PATIENCE_S, self.slurm.describe)
+        wait_for(lambda: self.element(slurm_job)["state"] in states, PATIENCE_S, self.slurm.describe, every_s=1.0)
 
     def wait(self, condition: Callable[[], Any], job: JobFiles) -> Any:
         return wait_for(condition, PATIENCE_S, lambda: self.describe(job))
@@ -173,7 +173,7 @@ def lose(slurm: Slurm, node: str, jobs: Sequence[str]) -> None:
     """
     slurm.scontrol("update", f"nodename={node}", "state=drain", "reason=test")
     slurm.down(node)
-    wait_for(lambda: not any(steps(slurm, job) for job in jobs), 150, slurm.describe)
+    wait_for(lambda: not any(steps(slurm, job) for job in jobs), 150, slurm.describe, every_s=0.5)
 
 
 def steps(slurm: Slurm, job: str) -> list[int]:
@@ -328,7 +328,7 @@ def story(slurm: Slurm, expected: Path, tmp_path_factory: pytest.TempPathFactory
             world.launch(launch)
             begun |= {name: pool.submit(fault, world) for name, fault in faults.items()}
         begun["retried"] = pool.submit(retried, world, begun["child killed"], begun["tree killed"])
-    wait_for(lambda: not queued(slurm, world.root), PATIENCE_S, slurm.describe)
+    wait_for(lambda: not queued(slurm, world.root), PATIENCE_S, slurm.describe, every_s=1.0)
     return world, {name: future.exception() for name, future in begun.items()}
 
 
