@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PYTHON ?=
 PROCESSES := 2
-test test-cluster: PROCESSES := 3  # a third of the time tests on SLURM wait for its clocks
+test test-cluster: PROCESSES := 3  # tests on SLURM wait for its clocks now and then
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(TEST_PROCESSES),$(PROCESSES)) --dist loadfile --no-loadscope-reorder
 
 help: ## this list

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # helper modules of the tests, u
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How fast a machine is, and what else it does, is no property of the code.
-settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 Bll = Callable[..., "subprocess.CompletedProcess[str]"]
 

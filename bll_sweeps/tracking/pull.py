@@ -145,7 +145,9 @@ def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) ->
         artifact = api.artifact(f"{target.path}/{names.RECORD}-{job_id}:latest", type=names.RECORD)
     if any(entry.ref for entry in artifact.manifest.entries.values()):
         raise StoreError("its record refers to files elsewhere, which are not fetched")
-    artifact.download(root=str(aside), skip_cache=True, multipart=False)
+    # By its cache, a folder of this pull: without, wandb keeps the path to write to where its threads share it, and one
+    # file may come to lie at another's place.
+    artifact.download(root=str(aside), skip_cache=False, multipart=False)
     _check(job_id, aside)
     write_json(aside / _PULLED, {names.BESIDES: run.summary.get(names.BESIDES)})
     _put(files, aside)
