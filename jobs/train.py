@@ -23,7 +23,9 @@ _LINE = "step %d: objective %.4f, nll %.4f, mean p %.4f, kept %.3f; %.0f tokens/
 def run(job: TrainJob, context: JobContext) -> Result:
     from bll_sweeps.training.model import load_checkpoint
 
-    model, tokenizer = load_checkpoint(context.backbone_folder(job.backbone))
+    # Where the ranks hold a part each, it is rank 0 that reads the whole.
+    weights = context.ranks.leads or not context.spec.execution.sharding
+    model, tokenizer = load_checkpoint(context.backbone_folder(job.backbone), weights=weights)
     data = context.training_set(job.domain, tokenizer)
     objective = _at_quantile(job, context) if job.objective.needs_prior else job.objective
     return fit_and_save(context, model, tokenizer, data, objective, job.recipe, job.seed)

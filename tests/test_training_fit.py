@@ -54,7 +54,7 @@ class Interrupted(Exception):
     pass
 
 
-def small_model(seed: int = 0) -> Qwen2ForCausalLM:
+def small_model(seed: int = 0, *, tied: bool = True) -> Qwen2ForCausalLM:
     config = Qwen2Config(
         vocab_size=20,
         hidden_size=16,
@@ -62,7 +62,7 @@ def small_model(seed: int = 0) -> Qwen2ForCausalLM:
         intermediate_size=32,
         num_attention_heads=4,
         num_key_value_heads=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=1,
     )

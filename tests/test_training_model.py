@@ -12,7 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from bll_sweeps.errors import ConfigError, StoreError, UsageError
 from bll_sweeps.grid.settings import Execution
-from bll_sweeps.training.model import check, head_weight, load_checkpoint, load_model, place, save_model
+from bll_sweeps.training.model import check, head_weight, load_checkpoint, load_model, save_model, use_device
 
 SIZE = {
     "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32,
@@ -106,6 +106,6 @@ def test_a_head_with_a_bias_is_refused():
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu_and_cuda_does_not(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert place(qwen(), Execution(name="e", device="auto")).type == "cpu"
+    assert use_device(Execution(name="e", device="auto")).type == "cpu"
     with pytest.raises(ConfigError, match=r"execution\.device='cuda' is not available"):
-        place(qwen(), Execution(name="e", device="cuda"))
+        use_device(Execution(name="e", device="cuda"))

@@ -27,6 +27,7 @@ import pytest
 import torch
 from cells import make_cell
 from test_training_fit import CATALOGUE, EXECUTION, RECIPE, assert_same_end, examples, rows, run, small_model, weights
+from transformers import Qwen2ForCausalLM
 
 from bll_sweeps.errors import ConfigError, Interrupted, UsageError
 from bll_sweeps.grid.cell import Job
@@ -37,6 +38,7 @@ from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import read_json, read_record
 from bll_sweeps.training import checkpoint, ranks
+from bll_sweeps.training.model import load_model
 from bll_sweeps.training.packing import Batching, Sequences
 from bll_sweeps.training.ranks import SINGLE, PeerLost, Ranks
 from bll_sweeps.training.sharding import whole_state
@@ -65,6 +67,7 @@ CASES = {
     "sharded, float32": ("nll", RECIPE, 4, SHARDED),
     "sharded, bfloat16": ("p", replace(RECIPE, dtype="bfloat16"), 4, SHARDED),
     "sharded, authors": ("nll", replace(SHORT, **AUTHORS), 0, SHARDED),
+    "sharded, head of its own": ("nll", DOUBLE, 0, SHARDED),
 }
 EXACT = [case for case, (_, recipe, *_) in CASES.items() if recipe.dtype == "float64"]
 
@@ -78,14 +81,20 @@ def train(folder: str, case: str, earlier: list[str], stop_at: int = 0, stopping
     mine, asked, seen = Ranks.of_environment(), itertools.count(1), []
     execution = replace(EXECUTION, micro_batch=micro_batch, **(how[0] if how else {}))
     with mine.connected(execution):
-        model, _ = run(
-            Path(folder), CATALOGUE[name], recipe, execution,
+        with torch.device("meta" if execution.sharding and not mine.leads else "cpu"):  # rank 0 alone has weights
+            model = model_of(case)
+        run(
+            Path(folder), CATALOGUE[name], recipe, execution, model=model,
             earlier=tuple(map(Path, earlier)), ranks=mine, on_progress=lambda done, _: seen.append(done),
             stop=lambda: mine.rank == stopping_rank and next(asked) == stop_at,
         )  # fmt: skip
-        whole = small_model().to(next(model.parameters()).dtype)
+        whole = model_of(case).to(next(model.parameters()).dtype)
         whole.load_state_dict(whole_state(model) or model.state_dict())
     torch.save({"weights": weights(whole), "began_at": seen[0]}, Path(folder) / f"rank.{mine.rank}.pt")
+
+
+def model_of(case: str) -> Qwen2ForCausalLM:
+    return small_model(tied="head of its own" not in case)
 
 
 def attempt_job(root: str, job_id: str, number: int, fault: str = "", faulty_rank: int = 0) -> None:
@@ -201,7 +210,8 @@ def assert_close(folder: Path, found: torch.Tensor, expected_folder: Path, expec
 
 def single(folder: Path, case: str) -> torch.Tensor:
     name, recipe, micro_batch, *_ = CASES[case]
-    model, _ = run(folder, CATALOGUE[name], recipe, replace(EXECUTION, micro_batch=micro_batch))
+    execution = replace(EXECUTION, micro_batch=micro_batch)
+    model, _ = run(folder, CATALOGUE[name], recipe, execution, model=model_of(case))
     return weights(model)
 
 
@@ -356,10 +366,10 @@ def test_a_rank_takes_the_gpu_of_its_place_on_the_node_unless_it_sees_only_its_o
 # --- attempts -------------------------------------------------------------------------------------------------------
 
 
-def declared(root: Path) -> tuple[Layout, Job]:
-    """A store with a job that has no parents, and the folder of a first attempt."""
-    layout, job = Layout(root), make_cell().jobs()[0]
-    write_spec(layout.job(job.id), spec_text(Spec(job, EXECUTION, Tracker(name="off", wandb="off"), {})))
+def declared(root: Path, execution: Execution = EXECUTION, kind: str = "pretrain") -> tuple[Layout, Job]:
+    """A store with a job, by default one that has no parents, and the folder of a first attempt."""
+    layout, job = Layout(root), next(job for job in make_cell().jobs() if job.kind == kind)
+    write_spec(layout.job(job.id), spec_text(Spec(job, execution, Tracker(name="off", wandb="off"), {})))
     new_attempt(layout.job(job.id))
     return layout, job
 
@@ -384,6 +394,25 @@ def test_a_job_of_four_ranks_leaves_the_record_of_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_ranks_with_a_part_of_the_model_each_leave_the_record_of_one_though_only_the_first_reads_it(tmp_path):
+    stores = [(tmp_path / str(world), world, replace(EXECUTION, sharding=world > 1)) for world in (1, 2)]
+    groups, found = [], []
+    for root, world, execution in stores:
+        _, backbone = declared(root)
+        layout, job = declared(root, execution, "train")
+        groups += [group(1, attempt_job, str(root), backbone.id, 1), group(world, attempt_job, str(root), job.id, 1)]
+        found.append(layout.job(job.id))
+    assert in_ranks(*groups) == [[0], [0], [0], [0, 0]]
+    alone, sharded = (read_record(files) for files in found)
+    assert alone is not None and sharded is not None
+    assert sharded.outputs.keys() == alone.outputs.keys()
+    assert sharded.result["parameters"] == alone.result["parameters"]
+    assert sharded.result["final"] == pytest.approx(alone.result["final"], rel=1e-4)
+    models = [load_model(record.output("model")) for record in (alone, sharded)]
+    torch.testing.assert_close(weights(models[1]), weights(models[0]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_the_first_rank_that_fails_is_on_record_and_the_others_end(tmp_path):
     layout, job = declared(tmp_path)
     started = time.monotonic()
@@ -396,9 +425,10 @@ def test_the_first_rank_that_fails_is_on_record_and_the_others_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_ranks_of_one_that_was_killed_end_and_say_whom_they_miss(tmp_path):
+@pytest.mark.parametrize("sharding", [False, True])
+def test_the_ranks_of_one_that_was_killed_end_and_say_whom_they_miss(sharding, tmp_path):
     for killed in (0, 3):  # rank 0 is the one through which the others met
-        layout, job = declared(tmp_path / str(killed))
+        layout, job = declared(tmp_path / str(killed), replace(EXECUTION, sharding=sharding))
         (statuses,) = in_ranks(group(4, attempt_job, str(layout.root), job.id, 1, "kill", killed))
         assert statuses == [KILLED if rank == killed else 1 for rank in range(4)]
         assert ": PeerLost: no connection to the other ranks (" in failure_of(layout, job)["message"]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from bll_sweeps.errors import StoreError
@@ -40,19 +41,22 @@ class Checkpoint:
     state: dict[str, Any]
 
     def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Copies the saved tensors into the model and the optimizer (which must be made for that model)."""
-        saved = load_file(self.folder / "model.safetensors")
+        """Copies the saved tensors into the model and the optimizer (which must be made for that model), reading one
+        at a time.
+        """
         tensors = _model_tensors(model)
-        if saved.keys() != tensors.keys():
-            raise StoreError(f"{self.folder} is of another model: its tensors have other names")
-        with torch.no_grad():
+        with safe_open(self.folder / "model.safetensors", framework="pt") as saved, torch.no_grad():
+            if set(saved.keys()) != tensors.keys():
+                raise StoreError(f"{self.folder} is of another model: its tensors have other names")
             for name, tensor in tensors.items():
-                tensor.copy_(like(tensor, saved[name]))
+                tensor.copy_(like(tensor, saved.get_tensor(name)))
         parameters = dict(model.named_parameters())
         optimizer.state.clear()
-        for key, value in load_file(self.folder / "optimizer.safetensors").items():
-            name, _, slot = key.rpartition("/")
-            optimizer.state[parameters[name]][slot] = like(parameters[name], value)
+        with safe_open(self.folder / "optimizer.safetensors", framework="pt") as saved:
+            keys = saved.keys()
+            for key in keys:
+                name, _, slot = key.rpartition("/")
+                optimizer.state[parameters[name]][slot] = like(parameters[name], saved.get_tensor(key))
 
 
 def save(

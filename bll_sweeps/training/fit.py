@@ -30,7 +30,7 @@ from bll_sweeps.objectives.objective_loss import Base
 from bll_sweeps.training import checkpoint
 from bll_sweeps.training.data import Example
 from bll_sweeps.training.log import FlopCount, Log, Meter, Work
-from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, place, use_attention
+from bll_sweeps.training.model import check, deterministic, head_weight, hidden_states, use_attention, use_device
 from bll_sweeps.training.packing import Batching, DataOrder, MicroBatch, Sequences
 from bll_sweeps.training.ranks import SINGLE, Ranks
 from bll_sweeps.training.sharding import is_sharded, shard, whole, whole_with_gradient
@@ -70,7 +70,7 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
 ) -> FitResult:
     """Trains `model` in place and leaves it in eval mode; with several (connected) ranks on each of them alike, or each
-    with its part of it, with Execution.sharding (sharding.whole_state).
+    with its part of it, with Execution.sharding (sharding.whole_state); rank 0 alone then brings the weights.
 
     checkpoints: this attempt's folder of checkpoints; earlier: those of earlier attempts, newest first, whose newest
     complete checkpoint is gone on from. metrics, timing: jsonl files, written anew, with the rows up to the
@@ -80,9 +80,9 @@ def fit(
     ranks raise Interrupted (after the last step there is nothing to interrupt). Raises FloatingPointError, naming step,
     objective and learning rate, when a loss or gradient is not finite, and PeerLost when another rank is gone.
     """
-    device = _prepare(model, recipe, execution, ranks)
+    device, base = _prepare(model, objective, recipe, execution, ranks)
     _check(model, examples[0], objective, recipe, execution, device)
-    trainer = _Trainer(model, Sequences.of(examples), objective, recipe, execution, device, ranks, stop)
+    trainer = _Trainer(model, base, Sequences.of(examples), objective, recipe, execution, device, ranks, stop)
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
     found = ranks.broadcast(checkpoint.latest([checkpoints, *earlier]) if ranks.leads else None)
@@ -150,13 +150,12 @@ class _Outcome:
 
 
 class _Trainer:
-    """Model, the one that an anchor holds it to, data and optimizer; a step of them. With Execution.sharding the ranks
-    hold a part of both models each from here on.
-    """
+    """Model, the one that an anchor holds it to, data and optimizer; a step of them."""
 
     def __init__(
         self,
         model: PreTrainedModel,
+        base: PreTrainedModel | None,
         sequences: Sequences,
         objective: Objective,
         recipe: Recipe,
@@ -165,11 +164,7 @@ class _Trainer:
         ranks: Ranks,
         stop: Callable[[], bool],
     ):
-        base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
         self._flops = FlopCount(model)
-        if execution.sharding and ranks.world_size > 1:
-            for one in (model, base) if base is not None else (model,):
-                shard(one, device, ranks)
         self.optimizer = make_optimizer(model, recipe)
         self._model, self._base, self._sequences = model, base, sequences
         self._objective, self._recipe, self._head = objective, recipe, head(execution.head, objective)
@@ -344,16 +339,26 @@ def _check(
     check_head(execution.head, objective, device, getattr(torch, recipe.dtype))
 
 
-def _prepare(model: PreTrainedModel, recipe: Recipe, execution: Execution, ranks: Ranks) -> torch.device:
-    """Puts the model on its device, to train; bfloat16 computes in bfloat16 on float32 master weights."""
-    device = place(model, execution, ranks)
-    model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
+def _prepare(
+    model: PreTrainedModel, objective: Objective, recipe: Recipe, execution: Execution, ranks: Ranks
+) -> tuple[torch.device, PreTrainedModel | None]:
+    """Puts the model on its device, to train, and beside it the one that an anchor holds it to: whole, or this rank's
+    part. bfloat16 computes in bfloat16 on float32 master weights.
+    """
     if execution.attention.startswith("flash") and recipe.dtype != "bfloat16":
         raise UsageError(f"execution.attention={execution.attention!r} needs recipe.dtype=bfloat16, not {recipe.dtype}")
+    device = use_device(execution, ranks)
+    model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
     use_attention(model, execution.attention)
+    base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
+    for one in (model, base) if base is not None else (model,):
+        if execution.sharding and ranks.world_size > 1:
+            shard(one, device, ranks)
+        else:
+            one.to(device)
+        if execution.compile:
+            one.base_model.compile(dynamic=True)  # lines of a step are of another length each
     if execution.activation_checkpointing:
         model.activation_checkpointing_enable()
-    if execution.compile:
-        model.base_model.compile(dynamic=True)  # lines of a step are of another length each
     model.train()
-    return device
+    return device, base

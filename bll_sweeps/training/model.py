@@ -16,6 +16,7 @@ from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.settings import Execution
 from bll_sweeps.store.records import fsync_folder
 from bll_sweeps.training.ranks import SINGLE, Ranks
+from bll_sweeps.training.sharding import callable_head, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,22 +24,21 @@ if TYPE_CHECKING:
     from bll_sweeps.training.packing import MicroBatch
 
 
-def load_model(folder: Path, dtype: str = "float32") -> PreTrainedModel:
-    """The causal language model in `folder`, on the CPU, in eval mode. No code of the folder's own is run, and nothing
-    is unpickled.
+def load_model(folder: Path, dtype: str = "float32", *, weights: bool = True) -> PreTrainedModel:
+    """The causal language model in `folder`, on the CPU, in eval mode; without `weights` on the meta device. No code of
+    the folder's own is run, and nothing is unpickled.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     _require(folder)
     _no_bars()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        trust_remote_code=False,
-    )
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa", "trust_remote_code": False}
+    if weights:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True, **how)
+    else:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **how)
     return model.eval()
 
 
@@ -50,24 +50,23 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_checkpoint(
-    folder: Path, execution: Execution | None = None, dtype: str = "float32"
+    folder: Path, execution: Execution | None = None, dtype: str = "float32", *, weights: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer in `folder`; with an execution, the model on its device and torch on its threads."""
-    model = load_model(folder, dtype)
+    model = load_model(folder, dtype, weights=weights)
     if execution:
-        place(model, execution)
+        model.to(use_device(execution))
     return model, load_tokenizer(folder)
 
 
-def place(model: PreTrainedModel, execution: Execution, ranks: Ranks = SINGLE) -> torch.device:
-    """Sets torch's threads and moves the model to this rank's device, which is returned."""
+def use_device(execution: Execution, ranks: Ranks = SINGLE) -> torch.device:
+    """Sets torch's threads and this rank's device, which is returned."""
     if torch.get_num_threads() != execution.threads:
         torch.set_num_threads(execution.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`; read when cuBLAS starts
     device = ranks.device(execution)
     if device.index is not None:
         torch.cuda.set_device(device)  # for what asks for "cuda" and means this process's
-    model.to(device)
     return device
 
 
@@ -147,15 +146,17 @@ def head_weight(model: PreTrainedModel) -> Tensor:
 @torch.no_grad()
 def check(model: PreTrainedModel, ids: list[int], *, packed: bool = False) -> None:
     """Verifies on `ids` what training relies on: logits are hidden @ head, right padding changes nothing, and with
-    `packed` neither do other sequences in the same line.
+    `packed` neither do other sequences in the same line. Collective for a sharded model.
 
     Raises UsageError for a model with scaled or capped logits, or one that looks ahead or at other sequences.
     """
     training = model.training
     model.eval()
-    device = head_weight(model).device
+    table = whole(head_weight(model))
+    device = table.device
     alone = torch.tensor([ids], device=device)
-    expected = model(input_ids=alone, use_cache=False).logits[0].double()
+    with callable_head(model):
+        expected = model(input_ids=alone, use_cache=False).logits[0].double()
     padded = torch.tensor([ids + ids[:1] * 3], device=device)
     hidden = model.base_model(input_ids=padded, use_cache=False).last_hidden_state[0, : len(ids)]
     found = {"its logits are not its hidden states times its output embedding, or it looks ahead": hidden}
@@ -167,7 +168,7 @@ def check(model: PreTrainedModel, ids: list[int], *, packed: bool = False) -> No
         found[apart] = hidden[0, len(ids) : 2 * len(ids)]
     model.train(training)
     for problem, hidden in found.items():
-        logits = hidden @ head_weight(model).T
+        logits = hidden @ table.T
         error, scale = (logits.double() - expected).abs().max(), expected.abs().max()
         # Products of 8 bits of mantissa are off by some percent of the largest logit.
         tolerance = 3e-2 if logits.dtype == torch.bfloat16 else 1e-3

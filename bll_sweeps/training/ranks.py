@@ -165,6 +165,15 @@ class Ranks:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def of_the_first(self, tensor: Tensor) -> Tensor:
+        """Rank 0's `tensor`, in place, on every rank, which gives one of the same shape, dtype and kind of device."""
+        import torch.distributed as dist
+
+        if self.world_size > 1:
+            with self._peers():
+                dist.broadcast(tensor, src=0)
+        return tensor
+
     @contextlib.contextmanager
     def operations(self) -> Iterator[None]:
         """For what torch lets the ranks do together by itself (a sharded model): a broken connection is PeerLost."""

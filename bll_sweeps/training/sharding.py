@@ -6,7 +6,9 @@ what it was given.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,26 +20,62 @@ if TYPE_CHECKING:
 
 
 def shard(model: PreTrainedModel, device: torch.device, ranks: Ranks) -> None:
-    """Splits each layer, then the rest, over the ranks, in place. Gradients are summed over the ranks, not averaged:
-    the loss is that of the whole step already.
+    """Splits each layer, then the rest, over the ranks, in place: `model` is on the CPU, with the weights that count on
+    rank 0, and perhaps without any (on the meta device) on the others. Only one tensor of it at a time is whole on a
+    device. Gradients are summed over the ranks, not averaged: the loss is that of the whole step already. Collective.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     mesh = init_device_mesh(device.type, (ranks.world_size,))
     layers = [module for module in model.modules() if type(module).__name__ in set(model._no_split_modules or ())]
-    head = model.get_output_embeddings()
-    tied = any(parameter is head.weight for parameter in model.base_model.parameters())
+    head, tied = model.get_output_embeddings(), _tied(model)
+    given = _tensors(model) if ranks.leads else {}
+    model.to("meta")
+    if tied:  # what moves and splits modules does not know of it
+        head.weight = model.get_input_embeddings().weight
     # The head's weight is used outside of its module: it is gathered where that happens (see whole_with_gradient), also
     # where it is the input embedding, which therefore does not stay whole after the forward pass.
     for module in [*layers, *([] if tied else [head]), model.base_model]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    model.to_empty(device=device)
     if tied:
-        head.weight = model.get_input_embeddings().weight  # the part that replaced it
+        head.weight = model.get_input_embeddings().weight
+    for name, tensor in _tensors(model).items():
+        mine = (
+            given.pop(name).to(device) if ranks.leads else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        )
+        with torch.no_grad():
+            tensor.copy_(like(tensor, ranks.of_the_first(mine)))
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # else a factor of 1 is an operation that gloo lacks
+
+
+@contextlib.contextmanager
+def callable_head(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block a sharded model may be called as a whole: a tied head has a whole weight. Collective."""
+    head: Any = model.get_output_embeddings()
+    part = head.weight
+    if not (_is_distributed(part) and _tied(model)):
+        yield
+        return
+    head.weight = torch.nn.Parameter(whole(part), requires_grad=False)
+    try:
+        yield
+    finally:
+        head.weight = part
+
+
+def _tied(model: PreTrainedModel) -> bool:
+    head: Any = model.get_output_embeddings()
+    return any(parameter is head.weight for parameter in model.base_model.parameters())
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters (shared ones once) and buffers, also those that are not saved."""
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
