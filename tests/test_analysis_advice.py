@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.advice.__main__ import main
 from analysis.advice.advise import advise, plain
 from analysis.advice.evidence import Conditions, Evidence, conditions_of, prior_strength, read_evidence
 from analysis.advice.judge import SURE, judge
@@ -18,6 +17,7 @@ from analysis.advice.paper import reported_in
 from analysis.advice.text import advice_text, validation_text
 from analysis.advice.validate import validate, validation_plain
 from analysis.statistics.intervals import Interval
+from bll_sweeps.cli import run
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.axes import Noise
 from tests.analysis_store import StoreBuilder, lab_cells, lab_store
@@ -66,6 +66,27 @@ def test_another_noise_recipe_or_variant_is_left_out_and_named(tmp_path: Path) -
     assert read_evidence(tmp_path, Conditions(("uniform", 0.4), found.conditions.recipe)).table[
         "backbone"
     ].tolist() == ["lab-b"]
+
+
+def test_what_a_whole_sweep_set_is_a_variant_too_and_seeds_are_none(tmp_path: Path) -> None:
+    builder = lab_store(tmp_path, objectives=("nll", "p"), questions=20)
+    both = lab_cells(("nll", "p"), (("lab-a", "rot"),), seeds=(0, 1), questions=20)
+    own = ["domain.rows=50", "domain.seed='${seed}'"]
+    cells = [
+        (dataclasses.replace(one, domain=dataclasses.replace(one.domain, rows=50)), [*overrides, *own])
+        for one, overrides in both
+    ]
+    for cell, _ in cells:
+        builder.finish(cell)
+    builder.launch(cells, sweep="more")
+    found = read_evidence(tmp_path)
+    assert found.left_out == ["another variant (domain.rows=50): lab-a x rot"]
+    row = found.at("lab-a", "rot", "p")
+    assert row is not None and (row["sweep"], row["seeds"]) == ("lab", 1)
+    recipe = dataclasses.asdict(cells[0][0].recipe)
+    asked = read_evidence(tmp_path, conditions_of(("uniform", 0.2), recipe, ["backbone=lab-a", "domain.rows=50"]))
+    assert set(asked.table["sweep"]) == {"more"} and len(asked.table) == 1
+    assert asked.left_out[0].startswith("another variant (as configured): ")
 
 
 def test_a_setting_of_several_sweeps_counts_once_with_the_most_seeds(tmp_path: Path) -> None:
@@ -245,9 +266,30 @@ def test_each_setting_is_left_out_once_and_judged(evidence: Evidence) -> None:
     assert 0 < p["right"].sum() < 9  # prior strength cannot know what is peculiar to a task
     text = validation_text(evidence, table)
     n = int(p["significant"].sum())
-    assert f"p: right on {int(p['right'][p['significant']].sum())} of {n} left-out settings" in text
+    told = f"p: {n} significant differences at {n} left-out settings; right on "
+    told += f"{int(p['right'][p['significant']].sum())} of {n} ("
+    assert f"\n{told}" in text and "fewer than" not in text
     assert text.count("pooled") == 2
     assert json.dumps(validation_plain(table))
+
+
+def test_a_setting_with_two_objectives_counts_once_and_too_few_are_called_so(evidence: Evidence) -> None:
+    table = validate(evidence)
+    two = table[(table["backbone"] == "lab-b") & (table["domain"] == "rot")].assign(significant=True)
+    assert len(two) == 2
+    told = validation_text(evidence, two)
+    assert "all: 2 significant differences at 1 left-out settings; right on " in told
+    assert "fewer than 10: too few to tell how good the advice is" in told
+
+
+def test_significant_differences_without_advice_are_not_passed_over(evidence: Evidence) -> None:
+    """Four settings leave three others, which foretell nothing."""
+    few = dataclasses.replace(evidence, table=evidence.table[evidence.table["backbone"] != "lab-c"].iloc[:8])
+    table = validate(few, ["logp_above"]).assign(significant=True)
+    assert 0 < len(table) < 5 and (table["advice"] == "").all()
+    told = validation_text(few, table)
+    assert f"logp_above: {len(table)} significant differences" in told and f"; {len(table)} without advice" in told
+    assert "no left-out setting has" not in told
 
 
 def test_advice_as_json_has_null_for_what_is_not_known(evidence: Evidence) -> None:
@@ -285,11 +327,12 @@ def test_seeds_with_backbones_of_their_own_are_placed_by_their_mean_prior(tmp_pa
 
 
 def test_the_command_validates_a_store(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--source", str(root), "--sweep", "lab", "--validate"]) == 0
-    assert "left-out settings with a significant difference" in capsys.readouterr().out
-    assert main(["--source", str(root), "--sweep", "lob"]) == 2
-    assert main(["--source", str(root), "--objective", "q"]) == 2
-    assert "objective='q' is unknown" in capsys.readouterr().err
+    assert run(["advise", "--validate", "sweep=lab", "objective=p", "--root", str(root)]) == 0
+    told = capsys.readouterr().out
+    assert "significant differences at" in told and "logp_above" not in told
+    for wrong, named in (("sweep=lob", "did you mean 'lab'"), ("objective=q", "objective='q' is unknown")):
+        with pytest.raises(UsageError, match=named):
+            run(["advise", "--validate", wrong, "--root", str(root)])
 
 
 def test_gains_measured_here_are_compared_with_each_other_and_not_with_predictions(evidence: Evidence) -> None:

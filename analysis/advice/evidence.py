@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.sources.cells import settings_of
 from analysis.sources.reading import PRIORS, Reader
 from analysis.sources.table import Results, load
 from analysis.statistics.benchmarks import PRIMARY, by_place
@@ -25,10 +27,13 @@ Noise = tuple[str, float]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What evidence has to agree on: kind and rate of the label noise, and the recipe (its identity as JSON)."""
+    """What evidence has to agree on: kind and rate of the label noise, the recipe (its identity as JSON), and what else
+    was set that its place does not tell (`domain.rows=50`).
+    """
 
     noise: Noise
     recipe: str
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,16 @@ class Evidence:
         return Interval(float(row["prior"]), low, high, units), max(int(row["seeds"]), 1)
 
 
-def conditions_of(noise: Noise, recipe: dict[str, Any]) -> Conditions:
-    """noise: kind and rate. recipe: its fields, as a spec has them; its name does not count."""
-    return Conditions(_noise(*noise), _identity(recipe))
+def conditions_of(noise: Noise, recipe: dict[str, Any], overrides: Sequence[str] = ()) -> Conditions:
+    """noise: kind and rate. recipe: its fields, as a spec has them; its name does not count. overrides: of the cell."""
+    return Conditions(_noise(*noise), _identity(recipe), _more(settings_of([*overrides])[0]))
+
+
+def _more(settings: Sequence[str]) -> tuple[str, ...]:
+    """Those that neither the label noise nor the recipe tells; seeds repeat a setting."""
+    parts = {part for text in settings for part in text.split(", ")} - {""}
+    told = ("noise ", "recipe=", "recipe.")
+    return tuple(sorted(part for part in parts if not (part.startswith(told) or _SEED.match(part))))
 
 
 def _noise(kind: str, rate: float) -> Noise:
@@ -129,6 +141,7 @@ def prior_strength(root: Path, job: str) -> Interval:
     return ratio_interval(rows[sums].to_numpy(dtype=float), rows[tokens].to_numpy(dtype=float), units=units)
 
 
+_SEED = re.compile(r"[\w.]*\bseed=")
 _NEEDED = ["objective", "decoding", "n", "prior", "gain", "gain_low", "gain_high", "task", "benchmark", "seeds"]
 
 
@@ -136,11 +149,11 @@ def _conditions_by_row(results: Results, layout: Layout) -> list[Conditions | No
     """Of each row of `cells`; None for base models, random weights, and where no spec tells the recipe."""
     cells = results.cells
     recipes = {job: _recipe(layout, str(job)) for job in dict.fromkeys(cells["train"])}
-    rows = cells[["train", "noise_kind", "noise_rate"]].itertuples(index=False, name=None)
+    rows = cells[["train", "noise_kind", "noise_rate", "variant"]].itertuples(index=False, name=None)
     out: list[Conditions | None] = []
-    for job, kind, rate in rows:
-        recipe = recipes[job]
-        out.append(Conditions(_noise(kind, rate), recipe) if recipe and kind else None)
+    for job, kind, rate, variant in rows:
+        recipe, more = recipes[job], _more([str(variant), *results.shared])
+        out.append(Conditions(_noise(kind, rate), recipe, more) if recipe and kind else None)
     return out
 
 
@@ -177,15 +190,13 @@ def _agreeing(
 
 
 def _why_not(row: dict[Any, Any], own: Conditions | None, wanted: Conditions | None) -> str:
-    parts = [part for part in str(row["variant"]).split(", ") if part]
-    more = ", ".join(part for part in parts if not part.startswith(("noise ", "recipe=")))
     if own is None or wanted is None:
         return "never launched, random weights, or without a readable spec"
     if own.noise != wanted.noise:
         return f"another label noise ({own.noise[0]} {own.noise[1]:g})"
     if own.recipe != wanted.recipe:
         return f"another recipe ({row['recipe']})"
-    return f"another variant ({more})" if more else ""
+    return "" if own.more == wanted.more else f"another variant ({', '.join(own.more) or 'as configured'})"
 
 
 def _primary(results: Results) -> pd.DataFrame:

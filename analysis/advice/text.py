@@ -17,6 +17,8 @@ from analysis.tables.formats import temperatures
 from analysis.tables.results import number, text_table, with_interval
 from bll_sweeps.store.regions import REGIONS
 
+ENOUGH = 10  # significant differences, to say how often advice is right
+
 
 def advice_text(advice: Advice) -> str:
     """Place, evidence, each objective, the advice, the paper's numbers, what would settle it."""
@@ -148,18 +150,27 @@ def _crossover_table(evidence: Evidence, objectives: list[str]) -> str:
 
 
 def _shares(table: pd.DataFrame) -> list[str]:
+    """Of each objective and of all: among the differences that are significant, how many the advice had right."""
     lines = []
     for name, some in [*table.groupby("objective", sort=False), ("all", table)]:
-        judged = some[some["significant"] & (some["advice"] != "")]
+        significant = some[some["significant"]]
+        judged = significant[significant["advice"] != ""]
         n, right, sure = len(judged), int(judged["right"].sum()), judged[judged["sure"]]
-        if not n:
+        if significant.empty:
             lines.append(f"{name}: no left-out setting has a significant difference")
             continue
-        always = int((judged["measured"] > 0).sum())
-        lines.append(
-            f"{name}: right on {right} of {n} left-out settings with a significant difference "
-            f"({100 * right / n:.0f} %); "
-            f"of those advised with probability {SURE:g} or more {int(sure['right'].sum())} of {len(sure)}; "
-            f"always the objective would be right on {always}, always {REFERENCE.upper()} on {n - always}"
-        )
+        settings = len(significant.drop_duplicates(SETTING))
+        line = f"{name}: {len(significant)} significant differences at {settings} left-out settings"
+        if n:
+            always = int((judged["measured"] > 0).sum())
+            line += (
+                f"; right on {right} of {n} ({100 * right / n:.0f} %), of those advised with probability {SURE:g} or "
+                f"more on {int(sure['right'].sum())} of {len(sure)}; always the objective would be right on {always}, "
+                f"always {REFERENCE.upper()} on {n - always}"
+            )
+        if n < len(significant):
+            line += f"; {len(significant) - n} without advice"
+        if name == "all" and n < ENOUGH:
+            line += f"; fewer than {ENOUGH}: too few to tell how good the advice is"
+        lines.append(line)
     return lines

@@ -99,7 +99,7 @@ def distinct_cells(manifests: list[dict[str, Any]]) -> tuple[list[ManifestCell],
             suffix = _objective_suffix(cell)
             if suffix:
                 cell.labels["objective"] = f"{cell.labels['objective']}({suffix})"
-            cell.settings, cell.noise = _settings(cell)
+            cell.settings, cell.noise = settings_of(cell.overrides)
             cell.variant = _variant(cell)
             found[_name(cell), cell.job("evaluate")] = cell
     cells = list(found.values())
@@ -150,7 +150,9 @@ def _objective_suffix(cell: ManifestCell) -> str:
     name = str(cell.labels["objective"])
     told = {"name": name, "alpha": _plain_number(name.partition("-")[2])}
     settings = {
-        key.removeprefix("objective."): value for key, value in _overrides(cell) if key.startswith("objective.")
+        key.removeprefix("objective."): value
+        for key, value in _overrides(cell.overrides)
+        if key.startswith("objective.")
     }
     return ", ".join(sorted(f"{key}={value}" for key, value in settings.items() if told.get(key) != value))
 
@@ -159,10 +161,10 @@ def _variant(cell: ManifestCell) -> str:
     return ", ".join(filter(None, [cell.noise, *cell.settings]))
 
 
-def _settings(cell: ManifestCell) -> tuple[list[str], str]:
-    """The cell's overrides other than axis choices and those of its objective, in order of the key; its label noise."""
+def settings_of(overrides: list[str]) -> tuple[list[str], str]:
+    """A cell's overrides other than axis choices and those of its objective, in order of the key; its label noise."""
     kept, noise = [], {}
-    for key, value in _overrides(cell):
+    for key, value in _overrides(overrides):
         if key.startswith("domain.noise."):
             noise[key] = value
         elif not key.startswith("objective."):
@@ -170,10 +172,10 @@ def _settings(cell: ManifestCell) -> tuple[list[str], str]:
     return sorted(kept), " ".join(["noise", *(noise[key] for key in sorted(noise))]) if noise else ""
 
 
-def _overrides(cell: ManifestCell) -> list[tuple[str, str]]:
-    """(key, value) of the overrides that say what the cell is; 1e-4 and 0.0001 are one value."""
+def _overrides(overrides: list[str]) -> list[tuple[str, str]]:
+    """(key, value) of the overrides that say what a cell is; 1e-4 and 0.0001 are one value."""
     out = []
-    for override in cell.overrides:
+    for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if key not in AXES and key.replace("/", ".").split(".")[0] not in _PLACES:
             out.append((key, _plain_number(value)))

@@ -141,7 +141,7 @@ def _watch_report(layout: Layout, sweep: str, args: argparse.Namespace) -> int:
 def _advising(commands: Any) -> None:
     text = "Which objective the evidence in the store favours for a backbone on a domain, and what would settle it."
     sub = on_root(commands, "advise", _advise, text)
-    which = "backbone=NAME domain=NAME (or benchmark=NAME), objective=nll,p for some only"
+    which = "backbone=NAME domain=NAME (or benchmark=NAME), objective=nll,p for some only; sweep=.. with --validate"
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=which)
     sub.add_argument("--no-run", action="store_true", help="only read: do not measure prior strength that is not known")
     sub.add_argument("--validate", action="store_true", help="leave out one setting of the store at a time instead")
@@ -158,7 +158,8 @@ def _advise(args: argparse.Namespace) -> int:
     prepared, objectives, setting, measured = _asked_about(args)
     cell, root = prepared.plan.cells[0].cell, prepared.layout.root
     backbone, domain, noise = cell.backbone.name, cell.domain.name, cell.domain.noise
-    evidence = read_evidence(root, conditions_of((noise.kind, noise.rate), dataclasses.asdict(cell.recipe)))
+    asked = conditions_of((noise.kind, noise.rate), dataclasses.asdict(cell.recipe), setting)
+    evidence = read_evidence(root, asked)
     known = evidence.prior_at(backbone, domain)
     prior = known[0] if known else prior_strength(root, measured())
     advice = advise(evidence, backbone, domain, prior, objectives, setting)
@@ -194,9 +195,16 @@ def _validate(args: argparse.Namespace) -> int:
     from analysis.advice.text import validation_text
     from analysis.advice.validate import validate, validation_plain
 
-    if args.overrides:
-        raise UsageError(f"{args.overrides[0]} has no meaning with --validate, which takes each setting in turn")
-    evidence = read_evidence(layout_of(args).root)
-    table = validate(evidence)
+    some: dict[str, list[str]] = {"sweep": [], "objective": []}
+    for key, _, value in (text.partition("=") for text in args.overrides):
+        if key not in some:
+            problem = "has no meaning with --validate, which takes each setting in turn"
+            raise UsageError(f"{key}={value} {problem} (choose from {', '.join(some)})")
+        some[key] += value.split(",")
+    evidence = read_evidence(layout_of(args).root, sweeps=some["sweep"])
+    for name in some["objective"]:
+        if name not in evidence.objectives:
+            raise UsageError(f"objective={name!r} {one_of(evidence.objectives, name)}")
+    table = validate(evidence, some["objective"])
     print(json.dumps(validation_plain(table), indent=1) if args.json else validation_text(evidence, table).rstrip())
     return with_problems(evidence.problems)
