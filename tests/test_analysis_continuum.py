@@ -389,6 +389,9 @@ def test_any_objective_can_be_the_reference(store: Path, bll: Bll) -> None:
     pd.testing.assert_series_equal(ours, -theirs)
     text = bll("results", "--reference", "p", env=env).stdout
     assert "Gain over p: difference of mean scores" in text and "| lab-a · spell |" in text
+    for wrong in (["--reference", "p", "--view", "14"], ["--claims", "--csv"], ["--claims", "--view", "14"]):
+        done = bll("results", *wrong, env=env)
+        assert done.returncode == 2 and "has no meaning with --" in done.stderr
     done = bll("results", "--reference", "logp_abov", env=env)
     assert done.returncode == 2
     assert "--reference='logp_abov' is unknown; did you mean 'logp_above'?" in done.stderr

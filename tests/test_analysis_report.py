@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from analysis.__main__ import main
 from analysis.report.page import DARK_PAGE, Report, html_page, on_dark, write_report
-from analysis.report.runs import LOG_LINES, last_lines, runs, scrubbed
+from analysis.report.reasons import Reasons
+from analysis.report.runs import LOG_LINES, last_lines, runs
 from analysis.report.watch import store_state, watch_report
+from analysis.sources.scrub import scrubbed
 from analysis.sources.table import Results, load
 from analysis.statistics.continuum import gains, means
 from analysis.tables.results import number, with_interval
@@ -134,6 +136,63 @@ def test_it_stays_small(report: Path) -> None:
     assert (report / "report.html").stat().st_size < 4_000_000
 
 
+def test_a_missing_number_has_the_reason_of_its_own_benchmark(tmp_path: Path) -> None:
+    """A domain of two benchmarks: p failed on one, NLL on the other."""
+    builder = StoreBuilder(tmp_path / "runs", questions=10)
+    both = lab_cells(("nll", "p"), (("lab-a", "rot"),), questions=10)
+    other = [
+        (
+            dataclasses.replace(one, benchmark=dataclasses.replace(one.benchmark, name="rot-hard", max_new_tokens=9)),
+            more,
+        )
+        for one, more in both
+    ]
+    for one, _ in (both[0], other[1]):  # NLL on rot, p on rot-hard
+        builder.finish(one)
+    builder.fail(both[1][0], "evaluate", "OutOfMemory of p")
+    builder.fail(other[0][0], "evaluate", "TimeLimit of nll")
+    builder.launch([*both, *other])
+    results = load(tmp_path / "runs")
+    why = Reasons(results)
+    rows = gains(results).set_index("benchmark")
+    assert (rows["n"] == 0).all()
+    for benchmark, told in (("rot", "OutOfMemory of p"), ("rot-hard", "TimeLimit of nll")):
+        for row in rows.loc[[benchmark]].reset_index().to_dict("records"):
+            assert told in why.of_gain(row)
+    lacking = [row for row in means(results).to_dict("records") if not row["n"]]
+    assert {(row["benchmark"], "OutOfMemory" in why.of_score(row)) for row in lacking} == {
+        ("rot", True),
+        ("rot-hard", False),
+    }
+
+
+def test_runs_without_a_seed_in_common_are_called_so(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path / "runs", questions=10)
+    cells = [
+        *lab_cells(("nll",), (("lab-a", "rot"),), seeds=(0,), questions=10),
+        *lab_cells(("p",), (("lab-a", "rot"),), seeds=(1,), questions=10),
+    ]
+    for one, _ in cells:
+        builder.finish(one)
+    builder.launch(cells)
+    results = load(tmp_path / "runs")
+    (row, *_) = gains(results).to_dict("records")
+    assert Reasons(results).of_gain(row) == "its runs and those of NLL share no seed, engine, grader or question"
+    page = html_page(results, means(results), gains(results))
+    assert "share no seed" in page and "there is no NLL to compare with" not in page
+
+
+def test_crossovers_stand_by_task_and_pooled(tmp_path: Path) -> None:
+    lab_store(tmp_path / "runs", objectives=("nll", "p"), questions=20)
+    write_report(load(tmp_path / "runs"), tmp_path / "out", figures=False)
+    told = (tmp_path / "out" / "tables" / "crossovers.md").read_text()
+    for task in ("spell", "rot", "add", "pooled"):
+        assert f"| p | sampled |  | {task} | " in told
+    assert "none: too few settings" in told
+    shown = "".join(Page((tmp_path / "out" / "report.html").read_text()).texts)
+    assert "pooled" in shown and "by task" in shown
+
+
 @pytest.mark.slow
 def test_figures_and_tables_lie_beside_it(tmp_path: Path) -> None:
     lab_store(tmp_path / "runs", objectives=("nll", "p"), points=(("lab-a", "spell"), ("lab-c", "rot")), questions=20)
@@ -211,7 +270,7 @@ def test_gains_stand_with_p_values_and_the_minimum_detectable_difference(tmp_pat
     assert "| objective | decoding | gain [95 %] | over seeds | n | p | p (Holm) | p (BH) | MDD |" in told
     assert told.count("\n| lab-a · rot |") == len(table)
     assert sorted(path.name for path in (tmp_path / "out" / "tables").iterdir()) == [
-        f"{name}.{suffix}" for name in ("gains", "priors", "ranks") for suffix in ("csv", "md", "tex")
+        f"{name}.{suffix}" for name in ("crossovers", "gains", "priors", "ranks") for suffix in ("csv", "md", "tex")
     ]
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
+from analysis.report.page import write_report
 from analysis.sources.table import formula, load
 from analysis.statistics.continuum import gains
 from analysis.tables.results import results_csv, results_text
@@ -598,6 +599,39 @@ def test_specs_that_lack_an_axis_are_named_and_their_scores_still_count(tmp_path
     results = load(tmp_path)
     assert results.cells["state"].eq("done").any() or lacking == "benchmark"
     assert any(f"lacks '{lacking}'" in problem for problem in results.problems)
+
+
+@pytest.mark.parametrize("lacking", ["domain", "backbone", "recipe"])
+def test_the_page_of_such_a_store_is_written(tmp_path: Path, lacking: str) -> None:
+    lab_store(tmp_path / "runs", objectives=("base", "nll", "p"), points=POINTS[:1], questions=5)
+    for path in (tmp_path / "runs" / "jobs").glob("*/spec.json"):
+        rewrite(path, lambda data: data["job"].pop(lacking, None))
+    results = load(tmp_path / "runs")
+    report = write_report(results, tmp_path / "out")
+    assert all(problem in html.unescape(report.page.read_text()) for problem in results.problems)
+
+
+@pytest.mark.parametrize("workers", [1, 10**9])
+def test_a_record_without_a_mean_is_named_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Also where other processes read many files at once."""
+    monkeypatch.setattr("analysis.sources.table._MANY", workers)
+    lab_store(tmp_path, objectives=("nll", "p"), points=POINTS[:1], questions=5)
+    job = cell(*POINTS[0], "p", questions=5).evaluate
+    record = Layout(tmp_path).job(job.id).attempt(1).record
+    rewrite(record, lambda data: data["result"]["metrics"]["sampled"].pop("mean"))
+    results = load(tmp_path)
+    assert [job.id in problem for problem in results.problems] == [True]
+    assert results.cells.loc[results.cells["objective"] == "nll", "state"].eq("done").all()
+
+
+@pytest.mark.parametrize("outputs", [["scores.exact-v1.jsonl"], {"scores.exact-v1.jsonl": {"sha256": "0"}}, None])
+def test_a_record_whose_outputs_are_none_is_named(tmp_path: Path, outputs: object) -> None:
+    lab_store(tmp_path, objectives=("nll",), points=POINTS[:1], questions=5)
+    job = cell(*POINTS[0], "nll", questions=5).evaluate
+    rewrite(Layout(tmp_path).job(job.id).attempt(1).record, lambda data: data.update(outputs=outputs))
+    assert any(job.id in problem for problem in load(tmp_path).problems)
 
 
 def test_an_objective_with_fields_of_a_later_version_is_named(tmp_path: Path) -> None:

@@ -104,6 +104,18 @@ def test_the_measured_gains_are_those_at_t_1_of_the_strongest_and_the_weakest_po
     assert (both["gain"] == both["gain_all"]).all() and (both["gain_low"] == both["gain_low_all"]).all()
 
 
+def test_intervals_are_over_seeds_too_where_there_are_several(tmp_path: Path) -> None:
+    builder = StoreBuilder(tmp_path, questions=20)
+    cells = lab_cells(("nll", "p"), ENDS, NOISES[:2], seeds=(0, 1, 2), questions=20)
+    for one, _ in cells:
+        builder.finish(one)
+    builder.launch(cells)
+    results = load(tmp_path)
+    found = noise_gains(results)
+    assert found["gain_low"].tolist() == found["gain_seeds_low"].clip(-1, 1).tolist()
+    assert "paired by question, over seeds too" in words(lab_noise_beside(found))
+
+
 def test_the_drawn_marks_are_the_gains(noise: Results) -> None:
     found = noise_gains(noise)
     figure = lab_noise_beside(noise_gains(noise))

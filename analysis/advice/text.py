@@ -15,6 +15,7 @@ from analysis.statistics.continuum import REFERENCE
 from analysis.statistics.crossover import SETTING, Crossover, Prediction, crossovers
 from analysis.tables.formats import temperatures
 from analysis.tables.results import number, text_table, with_interval
+from analysis.tables.sweep import scatter_text
 from bll_sweeps.store.regions import REGIONS
 
 ENOUGH = 10  # significant differences, to say how often advice is right
@@ -144,8 +145,7 @@ def _crossover_table(evidence: Evidence, objectives: list[str]) -> str:
     rows = []
     for row in crossovers(evidence.table, objectives, PRIMARY).to_dict("records"):
         place = f"none: {row['why']}" if row["why"] else with_interval(row["prior"], row["low"], row["high"])
-        scatter = f"{number(row['scatter'], 2)} (measurement {number(row['measurement'], 2)})"
-        rows.append([row["objective"], row["task"], str(row["settings"]), scatter, place])
+        rows.append([row["objective"], row["task"], str(row["settings"]), scatter_text(row), place])
     return text_table(["crossover of", "task", "settings", "scatter", "prior strength [95 %]"], rows).rstrip("\n")
 
 

@@ -13,6 +13,7 @@ from analysis.figures.panels import finish, grid, look, pages, title
 from analysis.figures.style import PRIOR_NAMES, plain
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
+from analysis.statistics.seeds import prior_over_seeds
 from analysis.tables.results import with_interval
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def distributions(results: Results, prior: Prior = "clean") -> pd.DataFrame:
     for key, mine in told.groupby(PLACE, sort=False) if len(told) else []:
         known = mine[mine["why"] == ""]
         kind, share, p = _distribution(known)
-        mean, low, high = (float(known[name].mean()) for name in ("mean", "low", "high"))
+        ends = [known[name].to_numpy(float) for name in ("mean", "low", "high")]
+        mean, low, high = prior_over_seeds(*ends) if len(known) else (math.nan, math.nan, math.nan)
         row: dict[str, Any] = dict(zip(PLACE, map(str, key), strict=True))
         row |= {"point": mine["point"].iloc[0], "prior": mean, "low": low, "high": high, "kind": kind}
         row |= {"share": share, "p": p, **{name: int(known[name].sum()) for name in ("tokens", "sequences")}}

@@ -75,9 +75,10 @@ def _known(mine: pd.DataFrame, prior: Prior) -> dict[Any, Any]:
 
 def _epochs(reader: Reader, run: pd.DataFrame, first: dict[Any, Any]) -> float:
     spec = reader.spec(str(run["train"].iloc[0]))
-    if spec is None or not first["prior_sequences"]:
-        return math.nan
-    return float(run["step"].max() * spec["job"]["recipe"]["batch_size"] / first["prior_sequences"])
+    batch = ((spec or {}).get("job", {}).get("recipe") or {}).get("batch_size")
+    return (
+        float(run["step"].max() * batch / first["prior_sequences"]) if batch and first["prior_sequences"] else math.nan
+    )
 
 
 _AFTER = ("after", "after_low", "after_high")

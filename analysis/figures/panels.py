@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.figures.style import MARKERS, canvas_of, in_order, legend_text, natural, plain
 from analysis.sources.table import PLACE, Prior
+from analysis.statistics.seeds import prior_over_seeds
 from analysis.tables.results import number
 
 if TYPE_CHECKING:
@@ -57,16 +58,15 @@ def places(rows: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
 
 
 def prior_of(cells: pd.DataFrame, prior: Prior) -> tuple[float, float, float]:
-    """Prior strength of a place with its interval: where seeds have backbones of their own the mean, ends likewise, as
-    in `continuum.means`; nan where it is not known.
+    """Prior strength of a place with its interval, over seeds too where they have backbones of their own, as in
+    `continuum.means`; nan where it is not known.
     """
     columns = (cells[f"prior_{prior}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
     own: dict[str, tuple[float, float, float]] = {}
     for job, *values in zip(cells["prior"], *columns, strict=True):
         if not math.isnan(values[0]):
             own.setdefault(job, (values[0], values[1], values[2]))
-    value, low, high = np.mean(list(own.values()), axis=0) if own else (math.nan,) * 3
-    return float(value), float(low), float(high)
+    return prior_over_seeds(*np.array(list(own.values())).T) if own else (math.nan, math.nan, math.nan)
 
 
 def domains(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -22,10 +22,11 @@ from analysis.figures.panels import (
     reported_handle,
     title,
 )
-from analysis.figures.style import MARKERS, averaged, colours, counts, decoding_name, in_order, plain
+from analysis.figures.style import MARKERS, averaged, colours, counts, decoding_name, in_order, plain, with_seeds
 from analysis.sources.reading import Reader
 from analysis.sources.table import Results
 from analysis.statistics.continuum import REFERENCE
+from analysis.statistics.seeds import decisive
 from bll_sweeps.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def family(backbone: str) -> str:
 
 def scale_rows(rows: pd.DataFrame, sizes: dict[str, tuple[int, str]]) -> pd.DataFrame:
     """The rows (benchmarks.by_place over gains, one decoding) of families with at least LEAST sizes on a domain, with
-    `parameters`, `told` (by whom) and `family`.
+    `parameters`, `told` (by whom) and `family`; intervals are over seeds too where there are several.
     """
-    mine = rows[rows["backbone"].isin(sizes)]
+    mine = decisive(rows[rows["backbone"].isin(sizes)])
     told = [sizes[name] for name in mine["backbone"]]
     mine = mine.assign(
         parameters=np.array([count for count, _ in told], dtype=float),
@@ -163,7 +164,7 @@ def _caption(rows: pd.DataFrame) -> str:
     source = "from the backbones' specs" + (f", of {plain(', '.join(by_name))} from the name" if by_name else "")
     if (rows["told"] == "name").all():
         source = "from the backbones' names"
-    bars = f"Bars: 95 % interval of the difference paired by question{averaged(rows)}."
+    bars = f"Bars: 95 % interval of the difference paired by question{with_seeds(rows)}{averaged(rows)}."
     told_by = as_reported(rows) if of_the_paper(rows) else bars
     return (
         f"{decoding_name(rows)}; {counts(rows)}. {told_by} Numbers of parameters: {source}."

@@ -210,6 +210,11 @@ def prior_counts(row: Mapping[Any, Any]) -> str:
     return ", ".join(f"{int(row[key])} {name}" for key, name in names if row[key])
 
 
+def with_seeds(rows: pd.DataFrame) -> str:
+    """`, over seeds too`, where rows of `seeds.decisive` have several."""
+    return ", over seeds too where there are several" if "seeds" in rows and rows["seeds"].gt(1).any() else ""
+
+
 def averaged(rows: pd.DataFrame) -> str:
     """`, averaged over the benchmarks of math (5)`; '' where each row rests on one benchmark."""
     if "columns" not in rows:

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.shapes import gradient_shapes
-from analysis.figures.style import COLOURS, counts, decoding_name, legend_text, mathtext, note, plain
+from analysis.figures.style import COLOURS, counts, decoding_name, legend_text, mathtext, note, plain, with_seeds
 from analysis.sources.table import Results, formula
 from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import REFERENCE, gains
+from analysis.statistics.seeds import decisive
 from analysis.tables.results import number
 from analysis.theory.base_model import VOCABULARY, BaseModel, strong, weak
 from analysis.theory.flow import risk_paths
@@ -156,7 +157,7 @@ def noise_gains(results: Results, objective: str = "p") -> pd.DataFrame:
     and weak for that of the lowest; a single point is the weak end where its region is MW, else the strong one. Empty
     where there is no such point.
     """
-    table = by_place(gains(results), results.cells)
+    table = decisive(by_place(gains(results), results.cells))
     if table.empty:
         return table.assign(end=[])
     table = table[(table["objective"] == objective) & table["temperature"].isin([1.0]) & table["prior"].notna()]
@@ -260,7 +261,7 @@ def _beside_note(rows: pd.DataFrame, objective: str) -> str:
     known = rows[rows["n"] > 0]
     if len(known):
         text += f"Measured: {decoding_name(known).lower().replace('t=', 'T=')}; {counts(known)}; bars: 95 % interval "
-        text += "of the difference paired by question. "
+        text += f"of the difference paired by question{with_seeds(known)}. "
     lost = rows[rows["n"] == 0].groupby(["end", "noise_kind"], sort=False)["noise_rate"]
     if len(lost):
         named = [f"{_POINTS[str(end)]}, {kind} {', '.join(f'{r:g}' for r in rates)}" for (end, kind), rates in lost]

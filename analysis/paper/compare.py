@@ -48,6 +48,8 @@ def compare(results: Results, table: pd.DataFrame | None = None, prior: Prior = 
         note = printed.get(tuple(str(row[key]) for key in ("place", "domain", "backbone", "name", "metric")), "")
         if row["benchmark"] == AVERAGE and note.startswith(OTHER_SOURCES):
             why = why or note
+        if ours is not None and math.isnan(found["difference_low"] + found["difference_high"]):
+            why = why or "our number has no interval"
         verdict = NOT_COMPARABLE if why else _verdict(found)
         rows.append({**base, **found, "verdict": verdict, "why": why or note * (row["benchmark"] == AVERAGE)})
     return pd.DataFrame(rows, columns=COLUMNS)

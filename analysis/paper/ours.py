@@ -215,7 +215,7 @@ def _protocol(row: dict[Any, Any]) -> str:
 
 def _made_up(job: dict[str, Any]) -> str:
     """What in an evaluation's spec is not real: the weights, or the rows."""
-    backbone = (job.get("train") or job).get("backbone") or job["backbone"]
+    backbone = (job.get("train") or {}).get("backbone") or job.get("backbone") or {}
     if backbone.get("source") == "random":
         return _RANDOM
     if backbone.get("source") == "lab":

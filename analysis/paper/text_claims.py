@@ -33,8 +33,10 @@ def claims(path: Path | None = None) -> pd.DataFrame:
 
 
 def claim_findings(table: pd.DataFrame, told: pd.DataFrame) -> list[Finding]:
-    """The claims that do not hold, or only loosely."""
-    found = [_CHECKS[str(claim["kind"])](table, claim) for claim in told.to_dict("records")]
+    """The claims that do not hold, or only loosely; of those whose places are all in the table."""
+    places = set(table["place"])
+    known = [claim for claim in told.to_dict("records") if places.issuperset(claim["computed_from"])]
+    found = [_CHECKS[str(claim["kind"])](table, claim) for claim in known]
     return [one for one in found if one is not None]
 
 
@@ -76,6 +78,8 @@ def _largest_gain(table: pd.DataFrame, claim: dict[Any, Any]) -> Finding | None:
     if REFERENCE not in wide:
         return None
     gains = wide.drop(columns=[name for name in ("base", REFERENCE) if name in wide]).sub(wide[REFERENCE], axis=0)
+    if gains.isna().all(axis=None):  # no other objective at all, or none beside it
+        return None
     row, column = map(int, np.unravel_index(np.nanargmax(gains.to_numpy(float)), gains.shape))
     backbone, objective = gains.index[row], gains.columns[column]
     before, gain = float(wide[REFERENCE].iloc[row]), float(gains.to_numpy(float)[row, column])

@@ -13,6 +13,7 @@ from analysis.figures.continuum import apart, dodge, over_seeds
 from analysis.figures.curves import CURVES
 from analysis.figures.overlay import reported_at
 from analysis.figures.style import in_order, prior_counts
+from analysis.report.reasons import Reasons
 from analysis.report.vega import (
     AXES,
     Spec,
@@ -48,21 +49,21 @@ def continuum_chart(
     prior: Prior,
     objectives: Sequence[str] = (),
     backbones: Sequence[str] = (),
-    reasons: Mapping[tuple[str, ...], str] | None = None,
+    reasons: Reasons | None = None,
     reported: pd.DataFrame | None = None,
 ) -> Spec | None:
     """Gain over NLL against prior strength, of rows of benchmarks.by_place; hover tells a mark's numbers.
 
     A comparison without data is a cross at the foot of its place, with its reason. None if no gain has a place.
-    objectives, backbones: all of the page, whose colours and marks are shared; reasons: (backbone, domain, variant,
-    objective) -> why; reported: the paper's gains (overlay.Reported), open marks at its own prior strengths.
+    objectives, backbones: all of the page, whose colours and marks are shared; reported: the paper's gains
+    (overlay.Reported), open marks at its own prior strengths.
     """
     rows = gains[gains["prior"].notna()] if len(gains) else gains
     known = rows[(rows["n"] > 0) & rows["gain"].notna()] if len(rows) else rows
     if known.empty:
         return None
     data = _continuum_data(known, formulas)
-    lacking = _lacking(rows.drop(index=known.index), formulas, reasons or {})
+    lacking = _lacking(rows.drop(index=known.index), formulas, reasons)
     theirs = _theirs(known, reported, formulas)
     places = np.concatenate([logit(rows["prior"].to_numpy(float)), theirs["x"].to_numpy(float)])
     low, high = float(places.min()) - 0.6, float(places.max()) + 0.6
@@ -147,15 +148,11 @@ def _theirs(known: pd.DataFrame, reported: pd.DataFrame | None, formulas: dict[s
     )
 
 
-def _lacking(rows: pd.DataFrame, formulas: dict[str, str], reasons: Mapping[tuple[str, ...], str]) -> pd.DataFrame:
+def _lacking(rows: pd.DataFrame, formulas: dict[str, str], reasons: Reasons | None) -> pd.DataFrame:
     """Comparisons without data at places whose prior strength is known."""
     if rows.empty:
         return pd.DataFrame(columns=[*_OF_MARK, "x"])
-    keys = list(zip(rows["backbone"], rows["domain"], rows["variant"], rows["objective"], strict=True))
-    why = [
-        reasons.get(key) or reasons.get((*key[:3], REFERENCE)) or f"there is no {REFERENCE.upper()} to compare with"
-        for key in keys
-    ]
+    why = [reasons.of_gain(row) if reasons else "" for row in rows.to_dict("records")]
     place = logit(rows["prior"].to_numpy(float))
     x = dodge(rows, 0.04 * (float(place.max() - place.min()) + 1.2))
     return rows[_OF_MARK].assign(x=x, formula=[formulas.get(o, "") for o in rows["objective"]], why=why)

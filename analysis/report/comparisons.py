@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from analysis.report.charts import n_text
 from analysis.report.grids import Facets, data_table
+from analysis.report.reasons import Reasons
 from analysis.sources.table import Results
 from analysis.statistics.continuum import REFERENCE
 from analysis.tables.results import number, with_interval
@@ -25,7 +25,7 @@ from analysis.tables.sweep import (
 )
 
 
-def gains_section(results: Results, gains: pd.DataFrame, facets: Facets, why: Mapping[tuple[str, ...], str]) -> str:
+def gains_section(results: Results, gains: pd.DataFrame, facets: Facets, why: Reasons) -> str:
     """Every gain, and the averages of domains with several benchmarks; a missing one with its reason."""
     if not len(gains):
         return f"<p class=empty>No gains: the sweep has nothing to compare with {REFERENCE.upper()}.</p>"
@@ -55,12 +55,10 @@ def gains_section(results: Results, gains: pd.DataFrame, facets: Facets, why: Ma
     return f"<p class=note>{GAINS_NOTE} Hover for n.</p>" + data_table("gains", heads, rows, records, facets)
 
 
-def _gain(row: dict[Any, Any], why: Mapping[tuple[str, ...], str]) -> Any:
+def _gain(row: dict[Any, Any], why: Reasons) -> Any:
     """The cell of a gain: its text, its key in sorting, its hover text."""
     if not row["n"]:
-        place = (row["backbone"], row["domain"], row["variant"])
-        told = why.get((*place, row["objective"])) or why.get((*place, REFERENCE))
-        return ("missing", math.nan, told or f"there is no {REFERENCE.upper()} to compare with")
+        return ("missing", math.nan, why.of_gain(row))
     columns = row.get("columns", 1)
     whole = {**row, "columns": 1 if pd.isna(columns) else int(columns)}
     return (with_interval(row["gain"], row["gain_low"], row["gain_high"]), row["gain"], n_text(whole))

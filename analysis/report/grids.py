@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.figures.style import MARKERS, colours, in_order, natural
 from analysis.report.charts import n_text
+from analysis.report.reasons import Reasons
 from analysis.report.vega import AXES, css_colour, shapes
 from analysis.tables.results import number, with_interval
 
@@ -111,17 +112,15 @@ def _td(text: str) -> str:
 _CIVIDIS = ((0, 32, 76), (58, 76, 109), (124, 123, 120), (186, 174, 108), (255, 233, 69))
 
 
-def heat_maps(means: pd.DataFrame, formulas: Mapping[str, str], reasons: Mapping[tuple[str, ...], str]) -> str:
+def heat_maps(means: pd.DataFrame, formulas: Mapping[str, str], reasons: Reasons) -> str:
     """Mean scores, a table per decoding: places by prior strength down, objectives across. A cell tells its interval, n
-    and prior on hover; a missing one why. reasons: (backbone, domain, variant, objective) -> why.
+    and prior on hover; a missing one why.
     """
     decodings = list(dict.fromkeys(means["decoding"])) if len(means) else []
     return "".join(_heat_map(means[means["decoding"] == one], str(one), formulas, reasons) for one in decodings)
 
 
-def _heat_map(
-    rows: pd.DataFrame, decoding: str, formulas: Mapping[str, str], reasons: Mapping[tuple[str, ...], str]
-) -> str:
+def _heat_map(rows: pd.DataFrame, decoding: str, formulas: Mapping[str, str], reasons: Reasons) -> str:
     names = in_order(rows["objective"])
     heads = "".join(
         f"<th scope=col data-objective='{escape(n)}'>{escape(n)}<br><small>{escape(formulas.get(n, ''))}</small></th>"
@@ -147,14 +146,12 @@ def _heat_map(
     )
 
 
-def _heat(row: Mapping[Any, Any] | None, reasons: Mapping[tuple[str, ...], str]) -> str:
+def _heat(row: Mapping[Any, Any] | None, reasons: Reasons) -> str:
     if row is None:
         return "<td class=out data-tip='the sweep does not have this cell'>·</td>"
     where = f"{row['label']}{', ' + row['variant'] if row['variant'] else ''}, {row['objective']}"
     if not row["n"]:
-        why = reasons.get((row["backbone"], row["domain"], row["variant"], row["objective"]), "")
-        why = f"lacks {row['lacking']}" if isinstance(row.get("lacking"), str) and row["lacking"] else why
-        tip = f"{where}\nmissing: {why or 'no reason is known'}"
+        tip = f"{where}\nmissing: {reasons.of_score(row)}"
         return f"<td class=none data-tip='{escape(tip)}'>missing</td>"
     if math.isnan(row["mean"]):
         return f"<td class=none data-tip='{escape(where)}&#10;its mean is not a number'>NaN</td>"

@@ -19,6 +19,7 @@ from analysis.report.beside import figures_section
 from analysis.report.charts import continuum_chart, curves_chart
 from analysis.report.comparisons import gains_section, ranks_section
 from analysis.report.grids import Facets, json_script, sign
+from analysis.report.reasons import Reasons
 from analysis.report.sections import (
     cells_section,
     claims_section,
@@ -27,7 +28,6 @@ from analysis.report.sections import (
     priors_section,
     problems_section,
     provenance_section,
-    reasons,
     runs_section,
     scores_section,
 )
@@ -98,7 +98,7 @@ def html_page(
     """The page's text. written: the figures beside it. theirs: the paper's numbers beside the sweep's."""
     facets = Facets(results.cells)
     placed = by_place(gain_table, results.cells)
-    why = reasons(results)
+    why = Reasons(results)
     objectives, backbones = facets.values["objective"], facets.values["backbone"]
     reported_gains = theirs.gains if theirs is not None else None
     charts = {

@@ -6,16 +6,15 @@ Texts are cut to a bounded size, and what looks like a secret is taken out of th
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.sources.rows import KINDS
+from analysis.sources.scrub import scrubbed
 from analysis.sources.table import Results
 from bll_sweeps.errors import StoreError
 from bll_sweeps.store.layout import Attempt, JobFiles, Layout
@@ -142,33 +141,3 @@ def last_lines(text: str, lines: int = LOG_LINES, length: int = LINE_LENGTH) -> 
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-# Tokens that are counted and tokenizers are no secrets, nor is a number.
-_NAMED = r"[\w.-]*(?:api[_-]?key|access[_-]?key|token(?![is])|secret|passw(?:or)?d|webhook|credential)[\w.-]*"
-_SECRETS = [
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA|AIza|wandb_v\d+_)[A-Za-z0-9_-]{12,}"),
-    re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JSON web token
-    re.compile(r"(?i)\bhttps?://[\w.-]*(?:hooks\.slack|discord(?:app)?\.com/api/webhooks|webhook)\S*"),
-    re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),  # user:password of an address
-    re.compile(r"(?i)(?<=bearer )\S{8,}|(?<=authorization: basic )\S+"),
-    re.compile(
-        rf"(?i)(?<![\w.-])(?P<name>{_NAMED}[\"']?\s*[=:]\s*[\"']?)(?![\d.,:e+-]+(?:\s|$))[^\s\"',;&)}}\]]{{8,}}"
-    ),
-]
-_SECRET_VARIABLE = re.compile(r"(?i)key|token|secret|passw|webhook|credential")
-REMOVED = "[removed]"
-
-
-@lru_cache(maxsize=10_000)  # many cells wait for one job
-def scrubbed(text: str) -> str:
-    """The text without what looks like a secret: tokens of known forms, values after names such as `api_key=`,
-    passwords in addresses, private keys, and the values of this process's own environment variables of such names.
-    """
-    for name, value in sorted(os.environ.items()):
-        if _SECRET_VARIABLE.search(name) and len(value) >= 12 and not value.startswith("/"):
-            text = text.replace(value, REMOVED)
-    for pattern in _SECRETS:
-        text = pattern.sub(lambda found: f"{found.groupdict().get('name') or ''}{REMOVED}", text)
-    return text

@@ -11,34 +11,25 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.continuum import over_seeds
-from analysis.figures.style import PRIOR_NAMES, in_order
+from analysis.figures.style import PRIOR_NAMES
 from analysis.report.grids import Facets, data_table, heat_maps, legend, table
-from analysis.report.runs import MOST_LOGS, runs, scrubbed
+from analysis.report.reasons import Reasons
+from analysis.report.runs import MOST_LOGS, runs
 from analysis.report.vega import Spec
+from analysis.sources.scrub import scrubbed
 from analysis.sources.table import CELL, PLACE, Results
 from analysis.statistics.claims import Claim
 from analysis.statistics.continuum import REFERENCE, Prior
-from analysis.statistics.crossover import crossover
 from analysis.statistics.seeds import decisive
 from analysis.tables.claims import claim_rows, reading
 from analysis.tables.priors import HEADS as PRIOR_HEADS
 from analysis.tables.priors import NAMES as PRIOR_NAMED
 from analysis.tables.priors import NOTHING, OF_TOKENS, PRIORS_NOTE, n_text, prior_rows, strength_text, token_text
 from analysis.tables.results import number, with_interval
-from analysis.tables.sweep import with_averages
+from analysis.tables.sweep import CROSSOVER_HEADS, CROSSOVERS_NOTE, crossover_rows, crossover_texts, with_averages
 from bll_sweeps.store.regions import REGION_EDGES
 
-Reasons = Mapping[tuple[str, ...], str]
 _MOST_NAMED = 8
-
-
-def reasons(results: Results) -> dict[tuple[str, ...], str]:
-    """Why cells are missing: (backbone, domain, variant, objective) -> what their jobs lack."""
-    out: dict[tuple[str, ...], str] = {}
-    for row in results.missing.to_dict("records"):
-        key = (row["backbone"], row["domain"], row["variant"], row["objective"])
-        out.setdefault(key, scrubbed(row["why"]))
-    return out
 
 
 # --- what charts and heat maps show ---------------------------------------------------------------------------------
@@ -144,14 +135,6 @@ def _averaged(placed: pd.DataFrame) -> str:
 
 
 def _crossovers(placed: pd.DataFrame, prior: Prior) -> str:
-    rows = []
-    for variant, some in placed.groupby("variant", sort=False) if len(placed) else []:
-        for objective in in_order(some["objective"]):
-            for decoding in dict.fromkeys(some["decoding"]):
-                found = crossover(some, objective, str(decoding))
-                none = math.isnan(found.prior)
-                value = f"none: {found.why}" if none else with_interval(found.prior, found.low, found.high)
-                rows.append([objective, str(decoding), str(variant), value, found.settings])
     low, high = (number(edge, 1) for edge in REGION_EDGES)
     thin = len(placed) > 0 and over_seeds(placed).any()
     seeds = " Thin lines: 95 % interval of the mean over seeds, cut where it leaves the chart." if thin else ""
@@ -160,16 +143,13 @@ def _crossovers(placed: pd.DataFrame, prior: Prior) -> str:
         f"number of questions.{seeds} Prior strength: mean p of the target tokens under the base model, measured "
         f"{PRIOR_NAMES[prior]}. Model-weak: up to {low}; model-strong: from {high}.</p>"
     )
-    if not rows:
+    found = crossover_rows(placed)
+    if found.empty:
         return note
-    heads = ["objective", "decoding", "variant", "prior strength [95 %]", "n (settings)"]
-    text = (
-        "<p class=note>Crossover: the prior strength at which a gain that never falls along the continuum goes "
-        "through zero, and where a change of sign is not rejected for the scatter between settings (a setting is a "
-        "backbone on a domain).</p>"
-    )
+    rows = [[*row[:-1], int(row[-1])] for row in crossover_texts(found)]
+    text = f"<p class=note>{CROSSOVERS_NOTE}</p>"
     summary = f"<summary>Where each objective overtakes {REFERENCE.upper()}</summary>"
-    return f"{note}<details>{summary}{text}{table(heads, rows)}</details>"
+    return f"{note}<details>{summary}{text}{table(CROSSOVER_HEADS, rows)}</details>"
 
 
 def scores_section(results: Results, means: pd.DataFrame, why: Reasons) -> str:

@@ -71,7 +71,11 @@ def _parse(wanted: Wanted, same: dict[tuple[str, ...], tuple[str, ...]]) -> Bloc
         if means is None or len(means) != len(rows):
             return None
         blocks[decoding] = Block(question, *_columns(means))
-    return None if any(problem_of(block, wanted.told[name]) for name, block in blocks.items()) else blocks
+    try:
+        wrong = any(problem_of(block, wanted.told[name]) for name, block in blocks.items())
+    except (KeyError, TypeError, ValueError):  # the record tells no mean, or none that is a number
+        return None
+    return None if wrong else blocks
 
 
 @lru_cache

@@ -23,7 +23,7 @@ from analysis.statistics.comparisons import adjusted, minimum_detectable
 from analysis.statistics.crossover import prior_leaning
 from analysis.statistics.intervals import Array, Interval, mean_interval, mean_intervals, ratio_interval
 from analysis.statistics.paired import paired_difference, paired_differences
-from analysis.statistics.seeds import detectable_over_seeds, over_seeds, p_over_seeds
+from analysis.statistics.seeds import detectable_over_seeds, over_seeds, p_over_seeds, prior_over_seeds
 from bll_sweeps.grid.axes import canonical_json
 from bll_sweeps.store.regions import REGION_EDGES, REGIONS, region, region_paper
 
@@ -205,10 +205,7 @@ def _place(cells: list[Cell], prior: Prior) -> dict[str, object]:
     own = {cell["prior"]: cell for cell in cells if not math.isnan(cell[f"prior_{prior}"])}
     first = next(iter(own.values()), cells[0])
     value_S, low_S, high_S = (np.array([cell[name] for cell in own.values() or [first]], float) for name in names)
-    value, low, high = (float(ends_S.mean()) for ends_S in (value_S, low_S, high_S))
-    if len(own) > 1:
-        within = over_seeds(value_S[:, None], Interval(value, low, high, len(own)))
-        low, high = max(within[0], 0.0), min(within[1], 1.0)
+    value, low, high = prior_over_seeds(value_S, low_S, high_S)
     temperatures = [cell["temperature"] for cell in cells if not math.isnan(cell["temperature"])]
     return {
         **{key: first[key] for key in _OF_POINT},

@@ -38,6 +38,17 @@ def over_seeds(score_SN: Array, questions: Interval) -> tuple[float, float]:
     return questions.mean - math.hypot(below, spread), questions.mean + math.hypot(above, spread)
 
 
+def prior_over_seeds(value_S: Array, low_S: Array, high_S: Array) -> tuple[float, float, float]:
+    """Prior strength of backbones or training sets of several seeds: the mean of `value_S`, and of its ends with the
+    seeds' scatter joined, held within [0, 1]; of one seed what it has.
+    """
+    value, low, high = (float(ends_S.mean()) for ends_S in (value_S, low_S, high_S))
+    if len(value_S) > 1:
+        within = over_seeds(value_S[:, None], Interval(value, low, high, len(value_S)))
+        low, high = max(within[0], 0.0), min(within[1], 1.0)
+    return value, low, high
+
+
 def p_over_seeds(questions: Interval, seeds: tuple[float, float], runs: int) -> float:
     """Two-sided p-value of zero for a mean of `runs` seeds: 1 - the level at which the interval over seeds and
     questions just reaches 0, so that it is below .05 exactly where `seeds`, the 95 % one, does not hold 0.

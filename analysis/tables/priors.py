@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report.runs import scrubbed
+from analysis.sources.scrub import scrubbed
 from analysis.sources.table import PLACE, Results
 from analysis.tables.formats import Grid
 from analysis.tables.results import number, with_interval

@@ -1,8 +1,11 @@
-"""A sweep's own tables as Markdown, LaTeX and CSV: gains over NLL, the objectives' ranks per region, priors."""
+"""A sweep's own tables as Markdown, LaTeX and CSV: gains over NLL, crossovers, the objectives' ranks per region,
+priors.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from analysis.sources.table import Results
 from analysis.statistics.benchmarks import averages, by_place
 from analysis.statistics.comparisons import LEVEL, POWER
 from analysis.statistics.continuum import REFERENCE
+from analysis.statistics.crossover import crossovers
 from analysis.statistics.ranks import ranks
 from analysis.tables.formats import Grid, comma_separated, latex, markdown
 from analysis.tables.priors import prior_rows, priors_grid
@@ -33,6 +37,14 @@ RANKS_NOTE = (
     "Mean rank of each trained objective over the points of a region (1 is best), and the share of points where it is "
     "best; n is the number of points, those that have all objectives. 95 % interval: bootstrap over points."
 )
+
+CROSSOVERS_NOTE = (
+    "Crossover: the prior strength at which a gain that never falls along the continuum goes through zero, and where a "
+    "change of sign is not rejected for the scatter between settings (a setting is a backbone on a domain); by task, "
+    "and pooled over tasks where there are several. Scatter: standard deviation of settings about the fit, and how "
+    "much of it their measurement explains."
+)
+CROSSOVER_HEADS = ["objective", "decoding", "variant", "task", "prior strength [95 %]", "scatter", "n (settings)"]
 
 
 def with_averages(table: pd.DataFrame, results: Results, first: bool = False) -> pd.DataFrame:
@@ -67,16 +79,53 @@ def rank_rows(means: pd.DataFrame, results: Results) -> pd.DataFrame:
     return rows[["decoding", "rule", *rows.columns.drop(["decoding", "rule"])]]
 
 
+def crossover_rows(placed: pd.DataFrame) -> pd.DataFrame:
+    """`crossovers` of every variant, objective and decoding of gains by place (benchmarks.by_place)."""
+    tables = []
+    for variant, some in placed.groupby("variant", sort=False) if len(placed) else []:
+        for decoding in dict.fromkeys(some["decoding"]):
+            found = crossovers(
+                some[some["decoding"] == decoding], list(dict.fromkeys(some["objective"])), str(decoding)
+            )
+            tables.append(found.assign(decoding=str(decoding), variant=str(variant)))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def crossover_texts(rows: pd.DataFrame) -> list[list[str]]:
+    """A line of CROSSOVER_HEADS each; where there is none, why."""
+    lines = []
+    for row in rows.to_dict("records"):
+        place = f"none: {row['why']}" if row["why"] else with_interval(row["prior"], row["low"], row["high"])
+        lines.append(
+            [*(str(row[name]) for name in CROSSOVER_HEADS[:4]), place, scatter_text(row), str(row["settings"])]
+        )
+    return lines
+
+
+def scatter_text(row: Mapping[Any, Any]) -> str:
+    """`.26 (measurement .16)`."""
+    known = not math.isnan(row["scatter"])
+    return f"{number(row['scatter'], 2)} (measurement {number(row['measurement'], 2)})" if known else "-"
+
+
+def crossovers_grid(rows: pd.DataFrame) -> Grid:
+    """The crossovers of `crossover_rows`."""
+    lines = [[(text, False) for text in line] for line in (crossover_texts(rows) if len(rows) else [])]
+    text = CROSSOVERS_NOTE if lines else f"No crossovers: nothing is there to compare with {REFERENCE.upper()}."
+    return Grid(f"Where objectives overtake {REFERENCE.upper()}", CROSSOVER_HEADS, lines, text, 4)
+
+
 def region_name(short: str) -> str:
     """`MS`; what stands for points without a prior strength."""
     return short if short in REGIONS else "no region"
 
 
 def write_sweep_tables(results: Results, means: pd.DataFrame, gains: pd.DataFrame, folder: Path) -> list[Path]:
-    """gains, ranks and priors as .md, .tex and .csv in `folder`; the paths of the Markdown files."""
+    """gains, crossovers, ranks and priors as .md, .tex and .csv in `folder`; the paths of the Markdown files."""
     rows = rank_rows(means, results)
     return [
         _write(folder, "gains", gains_grid(gains, results)),
+        _write(folder, "crossovers", crossovers_grid(crossover_rows(by_place(gains, results.cells)))),
         _write(folder, "ranks", ranks_grid(rows)),
         _write(folder, "priors", priors_grid(prior_rows(results))),
     ]

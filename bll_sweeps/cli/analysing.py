@@ -74,6 +74,9 @@ def _results(args: argparse.Namespace) -> int:
     from analysis.tables import results as tables
     from analysis.tables.claims import claims_text
 
+    for name, given in (("--view 14", args.view == 14), ("--csv", args.csv and args.claims)):
+        if given and (args.claims or args.reference):
+            raise UsageError(f"{name} has no meaning with {'--claims' if args.claims else '--reference'}")
     layout = layout_of(args)
     results = load(layout.root, sweep_of(args, layout))
     if args.claims:
@@ -89,14 +92,14 @@ def _results(args: argparse.Namespace) -> int:
 def _gains_over(reference: str, results: Results, *, as_csv: bool) -> str:
     from analysis.statistics.continuum import gains
     from analysis.tables.formats import markdown
-    from analysis.tables.sweep import gains_grid
+    from analysis.tables.sweep import gains_grid, with_averages
 
     known = list(dict.fromkeys(results.cells["objective"]))
     if reference not in known:
         raise ConfigError("--reference", reference, one_of(known, reference))
     found = gains(results, reference=reference)
     if as_csv:
-        return found.assign(reference=reference).to_csv(index=False)
+        return with_averages(found, results).assign(reference=reference).to_csv(index=False)
     warnings = "".join(f"\nwarning: {text}\n" for text in results.warnings)
     return markdown(gains_grid(found, results, reference)) + warnings
 

@@ -241,9 +241,18 @@ def read_record(job: JobFiles) -> Record | None:
 
 def as_record(job: JobFiles, attempt: Attempt, data: Any) -> Record:
     """What record.json of the attempt holds, as the job's record; StoreError if it is not that."""
-    if not isinstance(data, dict) or data.get("id") != job.id or not {"result", "outputs"} <= data.keys():
+    whole = isinstance(data, dict) and data.get("id") == job.id and isinstance(data.get("result"), dict)
+    if not (whole and _are_outputs(data.get("outputs"))):
         raise StoreError(f"{attempt.record} is not the record of {job.id}; `bll retry` runs its job again")
     return Record(job, attempt, data["result"], data["outputs"])
+
+
+def _are_outputs(told: Any) -> bool:
+    """Whether it is names of files with the size and the digest of each."""
+    return isinstance(told, dict) and all(
+        isinstance(one, dict) and isinstance(one.get("bytes"), int) and isinstance(one.get("sha256"), str)
+        for one in told.values()
+    )
 
 
 def later_scores(record: Record) -> dict[str, dict[str, Any]]:
