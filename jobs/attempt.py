@@ -121,7 +121,8 @@ def _mirrored(context: JobContext) -> Iterator[Run]:
     """The job's run on W&B; closed as failed if the block raises. What goes wrong with it never reaches the job."""
     spec = context.spec
     try:
-        context.mirror = tracking.open_tracker(spec.tracker, identity(context.layout, spec), context.attempt.wandb)
+        own, folder = identity(context.layout, spec), context.attempt.wandb
+        context.mirror = tracking.open_tracker(spec.tracker, own, folder, code_digest())
     except Exception:
         log.warning("the job is not mirrored on W&B; it goes on", exc_info=True)
     try:

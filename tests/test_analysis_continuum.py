@@ -26,7 +26,7 @@ from analysis.statistics.continuum import gains, means
 from analysis.statistics.intervals import Interval
 from analysis.statistics.seeds import p_over_seeds
 from analysis.tables.claims import claims_text, reading, sampled
-from analysis.tables.sweep import gains_grid
+from analysis.tables.sweep import gains_grid, with_averages
 from bll_sweeps.grid.axes import Noise, Objective
 from bll_sweeps.grid.cell import Cell
 from tests.analysis_store import StoreBuilder, cell, lab_cells, lab_store
@@ -197,7 +197,7 @@ def test_over_several_seeds_p_values_and_claims_go_by_the_interval_over_seeds(tm
     assert not strong.rows.query("objective == 'p'")["counts"].any()
     best = leaders(results, by_place(means(results), results.cells))
     assert not any(leader.decided for key, leader in best.items() if key[3] == "sampled")
-    grid = gains_grid(gains(results), results)
+    grid = gains_grid(with_averages(gains(results), results))
     at = grid.heads.index("gain [95 %]")
     assert [line[at][1] for line in grid.lines if line[4][0] == "sampled"] == [False]
 

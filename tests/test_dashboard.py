@@ -29,6 +29,7 @@ from bll_sweeps.store.layout import DashboardFiles, Layout
 from bll_sweeps.store.metrics import CURVES, TIMING, TRAINING
 from bll_sweeps.store.records import read_record
 from bll_sweeps.tracking import dashboard, names, panels
+from bll_sweeps.tracking.publish import Target
 
 pytestmark = pytest.mark.usefixtures("no_account")
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ def shown(sweep: panels.Sweep) -> list[panels.Panel]:
 
 def written(folder: Path, sweep: panels.Sweep) -> dict[str, bytes]:
     files = DashboardFiles(folder)
-    dashboard.write(files, sweep, "group", "project")
+    dashboard.write(files, sweep, Target("project", "group"))
     return {"workspace": files.workspace.read_bytes(), "report": files.report.read_bytes()}
 
 
@@ -99,8 +100,9 @@ import json, sys
 from pathlib import Path
 from bll_sweeps.store.layout import DashboardFiles
 from bll_sweeps.tracking import dashboard, panels
+from bll_sweeps.tracking.publish import Target
 sweep = panels.Sweep(*json.loads(sys.argv[2]))
-dashboard.write(DashboardFiles(Path(sys.argv[1])), sweep, "group", "project")
+dashboard.write(DashboardFiles(Path(sys.argv[1])), sweep, Target("project", "group"))
 """
     there = tmp_path / "there"
     values = json.dumps((sweep.name, dict(sweep.benchmarks), dict(sweep.runs), dict(sweep.colours)))
@@ -243,6 +245,14 @@ def test_a_dry_run_needs_no_server_and_no_key(
     assert json.loads(files.report.read_text())["project"] == {"name": "mine", "entityName": ""}
 
 
+def test_the_report_has_the_gains_in_numbers(store: Layout) -> None:
+    assert bll("lab", "--dry-run", "--root", str(store.root)) == 0
+    blocks = json.loads(store.dashboard("lab").report.read_text())["spec"]["blocks"]
+    (told,) = [block["content"] for block in blocks if block["type"] == "markdown-block"]
+    assert "| lab-a · spell | spell |  | p | sampled | " in told and "greedy" not in told.partition("Gain over NLL:")[0]
+    assert "| p | sampled |  | pooled | none: " in told
+
+
 def test_an_unknown_sweep_is_answered_with_the_choices(store: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     assert bll("labb", "--dry-run", "--root", str(store.root)) == 2
     assert "sweep='labb' is unknown; did you mean 'lab'? (choose from lab)" in capsys.readouterr().err
@@ -266,6 +276,6 @@ def test_a_key_that_cannot_be_used_is_not_printed(store: Layout) -> None:
     command = [sys.executable, "-m", "bll_sweeps.cli", "dashboard", "lab", "--root", str(store.root)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_API_KEY": "tooshort"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert done.returncode == 1
-    assert done.stderr.startswith("bll: W&B does not take the dashboards") and done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert "cannot be used" in done.stderr and "`wandb login`" in done.stderr and done.stderr.count("\n") == 1
     assert "tooshort" not in done.stdout + done.stderr

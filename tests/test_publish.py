@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hooks
 import pytest
-from conftest import Bll
 from wandb_server import KEY, ServedArtifact, WandbServer
 
 from bll_sweeps.cluster.status import read_manifest
@@ -34,8 +34,10 @@ from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import Record, read_record, withdraw, write_record
-from bll_sweeps.tracking import dashboard, names, open_tracker, panels, watch
+from bll_sweeps.store.records import publish as finish
+from bll_sweeps.tracking import dashboard, names, open_tracker, panels, session, watch
 from bll_sweeps.tracking.content import Sweeps, content, identity, rows
+from bll_sweeps.tracking.publish import Target, publish
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_account")]
 SWEEP = ["sweep=smoke", "recipe.steps=600", "execution.checkpoint_every_steps=20", "execution.log_every_steps=5"]
@@ -209,6 +211,82 @@ def test_rows_of_another_result_are_not_taken_for_the_jobs_own(store: Path, serv
     assert server.run(record.job.id, "fresh").rows()[0]["train/nll"] == rows(record.attempt)[0]["nll"]
 
 
+def test_an_evaluation_with_another_result_is_not_mixed_with_the_one_there(store: Path, server: WandbServer) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    record = record_of(store, "evaluate")
+    before = server.run(record.job.id).summary()
+    result = json.loads(json.dumps(record.result))
+    result["metrics"][result["primary"]]["mean"] = 0.125
+    write_record(record.attempt, record.job.id, result, list(record.outputs))
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 1
+    assert f"{record.job.id}: StoreError: the server has rows of another result" in done.stderr
+    assert {**before, "_step": 0} == {**server.run(record.job.id).summary(), "_step": 0}  # wandb's own count of rows
+
+
+def test_rows_of_other_code_are_not_gone_on_with(store: Path, server: WandbServer) -> None:
+    """A job was brought while it ran, failed, and was trained anew by mended code."""
+    record = record_of(store, "train")
+    files, attempt = record.job, record.attempt
+    withdraw(files, "as if it still ran")
+    told = json.loads(attempt.provenance.read_text())
+    attempt.provenance.write_text(json.dumps(told | {"code": "0ther"}))
+    assert call(store, "publish", "--live", env=server.environment()).returncode == 0
+    attempt.provenance.write_text(json.dumps(told))
+    finish(files, attempt)
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 1
+    assert f"{files.id}: StoreError: the server has rows of another result" in done.stderr
+
+
+def test_a_live_run_of_another_result_says_so_and_leaves_the_one_there(
+    store: Path, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    layout, record = Layout(store), record_of(store, "train")
+    before = server.run(record.job.id).summary()
+    metrics = record.attempt.output("metrics.jsonl")
+    metrics.write_text(metrics.read_text().replace('"nll": 0', '"nll": 1', 1))
+    write_record(record.attempt, record.job.id, record.result, ["metrics.jsonl", "model"])
+    other = record_of(store, "train")
+    spec = read_spec(other.job)
+    run = open_tracker(Tracker(name="test", wandb="online"), identity(layout, spec), tmp_path / "wandb")
+    for row in rows(other.attempt):
+        run.log(row)
+    run.complete(lambda: content(layout, spec, other, Sweeps()))
+    run.close(ok=True)
+    assert [one.message for one in caplog.records if "rows of another result" in one.getMessage()]
+    after = server.run(record.job.id).summary()
+    assert after[names.ROWS] == before[names.ROWS] and after["train/nll"] == before["train/nll"]
+
+
+def test_a_server_that_dies_during_a_publish_ends_it_and_the_next_completes_it(
+    store: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(session, "SILENT_LOOKS", 2)
+
+    def die(method: str, path: str, operation: str) -> None:
+        if operation == "CommitArtifact":
+            server.faults = lambda method, path, operation: time.sleep(300)
+            time.sleep(300)
+
+    server.faults = die
+    layout, jobs, began = Layout(store), [record.job.id for record in records(store)], time.monotonic()
+    out = publish(layout, jobs, Target("bll-sweeps"), at_once=2)
+    assert time.monotonic() - began < 60
+    assert set(out.problems) == set(jobs) and out.new == 0
+    assert any("does not answer any more" in problem for problem in out.problems.values())
+    server.faults = lambda method, path, operation: None
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_complete(server, store)
+
+
 def test_a_server_that_cannot_tell_what_it_has_confirms_nothing(store: Path, server: WandbServer) -> None:
     server.faults = lambda method, path, operation: 403 if operation == "Runs" else None
     done = call(store, "publish", env=server.environment())
@@ -271,6 +349,23 @@ def test_only_finished_jobs_are_published_unless_live_ones_are_asked_for(store: 
     assert (run.state, len(run.rows())) == ("running", told)
 
 
+def test_a_later_attempt_that_is_behind_the_server_is_no_problem(store: Path, server: WandbServer) -> None:
+    """A job was brought as far as it was, and then requeued: its next attempt has fewer rows as yet."""
+    files = record_of(store, "train").job
+    told = rows(files.attempts()[-1])
+    withdraw(files, "as if it still ran")
+    assert call(store, "publish", "--live", env=server.environment()).returncode == 0
+    later = files.attempt(2)
+    shutil.copytree(files.attempt(1).folder, later.folder)
+    for fewer in (3, 0):
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            lines = later.output(name).read_text().splitlines(keepends=True)
+            later.output(name).write_text("".join(lines[:fewer]))
+        done = call(store, "publish", "--live", env=server.environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [row["train/nll"] for row in server.run(files.id).rows()] == [row["nll"] for row in told]
+
+
 def test_a_job_that_runs_is_published_as_far_as_it_is_and_completed_later(store: Path, server: WandbServer) -> None:
     job = unfinished(store)
     process = start(store, "run", job.id)
@@ -302,6 +397,12 @@ def test_no_key_or_a_wrong_one_is_a_clear_error(
     assert "wandb login" in done.stderr and "Traceback" not in done.stderr
     assert "f" * 40 not in done.stdout + done.stderr
     assert server.runs == {}
+
+
+def test_a_server_that_is_away_is_no_wrong_usage(store: Path, server: WandbServer) -> None:
+    done = call(store, "publish", env=server.environment() | {"WANDB_BASE_URL": "http://127.0.0.1:9"})
+    assert done.returncode == 1
+    assert "W&B at http://127.0.0.1:9 cannot be used" in done.stderr and "it does not answer" in done.stderr
 
 
 # --- pull -------------------------------------------------------------------------------------------------------------
@@ -440,6 +541,12 @@ def test_an_unknown_project_is_named(server: WandbServer, tmp_path: Path) -> Non
     assert done.returncode == 2 and "group/nobodys" in done.stderr
 
 
+def test_a_sweep_that_nobody_published_is_no_empty_success(store: Path, server: WandbServer, tmp_path: Path) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    done = call(tmp_path / "other", "pull", "bll-sweeps", "--sweep", "smok", env=server.environment())
+    assert done.returncode == 2 and "--sweep='smok'" in done.stderr and "sweep:smok" in done.stderr
+
+
 # --- dashboards -------------------------------------------------------------------------------------------------------
 
 
@@ -460,6 +567,7 @@ def test_a_saved_view_and_report_have_the_panels_and_are_replaced_the_next_time(
     wanted = titles(json.loads(folder.workspace.read_text())["spec"])
     assert titles(json.loads(kinds["project-view"]["spec"])) == wanted
     assert {"NLL (nats)", "mean p", "score against prior strength"} <= wanted
+    assert titles(json.loads(kinds["runs"]["spec"])) == titles(json.loads(folder.report.read_text())["spec"]) != set()
 
 
 def titles(spec: Any) -> set[str]:
@@ -484,6 +592,15 @@ def test_every_panel_shows_a_metric_that_a_job_has_logged(store: Path, server: W
     ours -= {names.curve("mfu")}  # which is of a GPU: tests/test_training_log.py
     assert len(ours) > 15
     assert ours - logged == set()
+    assert set(panels.COLUMNS) <= logged
+    shown_panels = [panel for section in panels.sections(sweep).values() for panel in section]
+    configured = {panel.by for panel in shown_panels if isinstance(panel, (panels.Lines, panels.Bars)) and panel.by}
+    configured |= {key for panel in shown_panels if isinstance(panel, panels.Parallel) for key in panel.config}
+    assert len(configured) > 1
+    evaluation = server.run(record_of(store, "evaluate").job.id).values()
+    for key in configured:
+        first, _, rest = key.partition(".")
+        assert rest in evaluation[first], key
 
 
 # --- live -------------------------------------------------------------------------------------------------------------
@@ -501,11 +618,20 @@ def unfinished(store: Path) -> JobFiles:
     return training
 
 
-def test_a_training_that_is_killed_twice_online_is_one_clean_run(store: Path, server: WandbServer) -> None:
+def slowly(folder: Path) -> dict[str, str]:
+    """The environment in which a training's first two attempts leave time to strike them."""
+    hooks.write(folder, hooks.slow("0.05 if context.attempt.number < 3 else 0"))
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+def test_a_training_that_is_killed_twice_online_is_one_clean_run(
+    store: Path, server: WandbServer, tmp_path: Path
+) -> None:
     before = {record.job.id for record in records(store)}
-    # The client sends what it has every 15 s; such a training is done in little more.
+    # The client sends what it has every 15 s.
     environment = server.environment() | {"WANDB_MODE": "online", "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
-    longer = [*SWEEP, "objective=nll", "recipe.steps=4000"]
+    environment |= slowly(tmp_path / "site")
+    longer = [*SWEEP, "objective=nll", "recipe.steps=700"]
     for attempt in (1, 2):
         process = start(store, "launch", *longer, env=environment)
         deadline = time.monotonic() + 120
@@ -533,12 +659,12 @@ def test_a_training_that_is_killed_twice_online_is_one_clean_run(store: Path, se
 
 
 def test_a_training_that_is_killed_twice_offline_is_published_as_one_clean_run(
-    store: Path, server: WandbServer
+    store: Path, server: WandbServer, tmp_path: Path
 ) -> None:
-    job = unfinished(store)
+    job, environment = unfinished(store), slowly(tmp_path / "site")
     for _ in range(2):
         before = len(job.attempts())
-        process = start(store, "run", job.id)
+        process = start(store, "run", job.id, env=environment)
         deadline = time.monotonic() + 120
         while not (len(job.attempts()) > before and list(job.attempts()[-1].checkpoints.glob("step-*"))):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -605,9 +731,11 @@ def test_the_key_is_in_no_file_and_no_message(store: Path, server: WandbServer, 
     said = [call(store, "run", job.id, env=environment)]
     said += [call(store, "launch", *SWEEP, "tracker=online", env=environment)]
     said += [call(store, "publish", env=environment), call(tmp_path / "other", "pull", "bll-sweeps", env=environment)]
+    said += [call(store, "dashboard", env=environment)]
     server.faults = lambda method, path, operation: 403
     said += [call(store, "publish", "--again", env=environment), call(tmp_path / "b", "pull", "bll", env=environment)]
-    assert [done.returncode for done in said] == [0, 0, 0, 0, 2, 2]
+    said += [call(store, "dashboard", env=environment)]
+    assert [done.returncode for done in said] == [0, 0, 0, 0, 0, 2, 2, 2]
     assert not [done.stderr for done in said if "Traceback" in done.stderr]
     assert all(KEY not in done.stdout + done.stderr for done in said)
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -663,16 +791,26 @@ def test_runs_that_start_meanwhile_are_linked_too(store: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif("BLL_TEST_WANDB_PROJECT" not in os.environ, reason="needs an account: BLL_TEST_WANDB_PROJECT")
-def test_the_round_trip_with_a_real_server(finished: Path, tmp_path: Path, bll: Bll) -> None:
+def test_the_round_trip_with_a_real_server(finished: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {key: value for key, value in REAL.items() if value}
     entity, _, project = given["BLL_TEST_WANDB_PROJECT"].rpartition("/")
-    done = call(finished, "publish", "--entity", entity, "--project", project, env=given)
+    where = ["--entity", entity, "--project", project]
+    done = call(finished, "publish", *where, env=given)
     assert done.returncode == 0, done.stdout + done.stderr
+    live = tmp_path / "live" / "runs"
+    shutil.copytree(finished, live, symlinks=True)
+    steps = f"recipe.steps={600 + int(time.time()) % 100_000 // 10}"  # a training that is not there yet
+    online = ["tracker=online", f"tracker.entity={entity}", f"tracker.project={project}"]
+    done = call(live, "launch", *SWEEP, "objective=nll", steps, "hydra.sweeper.name=live", *online, env=given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "W&B" not in "".join(path.read_text() for path in live.rglob("log.txt"))  # it had nothing to warn of
+    done = call(finished, "dashboard", *where, env=given)
+    assert done.returncode == 0 and done.stdout.count("https://") == 2, done.stdout + done.stderr
     done = call(tmp_path / "other", "pull", f"{entity}/{project}", "--sweep", "smoke", env=given)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert call(tmp_path / "other", "results").stdout == call(finished, "results").stdout
+    assert call(tmp_path / "other", "results", "smoke").stdout == call(finished, "results", "smoke").stdout
 
 
-REAL = {
-    name: os.environ.get(name, "") for name in ("BLL_TEST_WANDB_PROJECT", "WANDB_API_KEY", "WANDB_BASE_URL", "HOME")
-}
+# What reaches a real server from here; a test itself sees none of it (no_account).
+REAL = {name: os.environ.get(name, "") for name in ("BLL_TEST_WANDB_PROJECT", "WANDB_API_KEY", "WANDB_BASE_URL")}
+REAL |= {"HOME": str(Path.home()), "NETRC": os.environ.get("NETRC", str(Path.home() / ".netrc"))}

@@ -277,6 +277,31 @@ run.close(True)
     assert "left behind" in shown.stdout
 
 
+def test_the_next_job_of_a_process_is_tracked_after_one_that_was_left_behind(tmp_path: Path) -> None:
+    body = f"""
+class Hanging(tracking._WandbRun):
+    def _begin(self, mode):
+        begun = super()._begin(mode)
+        begun.finish = lambda ok=True: time.sleep(600)
+        return begun
+
+tracking.CLOSE_WITHIN_S, whole = 2.0, tracking._WandbRun
+tracking._WandbRun = Hanging
+run = start({str(tmp_path / "first")!r})
+run.log({{"step": 1, "nll": 1.0}})
+run.close(ok=True)
+tracking._WandbRun = whole
+run = start({str(tmp_path / "second")!r})
+run.log({{"step": 1, "nll": 0.5}})
+run.close(ok=True)
+os._exit(0)
+"""
+    done = subprocess.run(script(body), capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "is left behind" in done.stderr and done.stderr.count("W&B") == 1
+    assert [row["train/nll"] for row in leet(tmp_path / "second") if "train/nll" in row] or leet(tmp_path / "second")
+
+
 def test_a_forked_child_of_a_preloaded_worker_can_track(tmp_path: Path) -> None:
     code = """
 preload(Tracker(name="t"))

@@ -124,7 +124,7 @@ def write_sweep_tables(results: Results, means: pd.DataFrame, gains: pd.DataFram
     """gains, crossovers, ranks and priors as .md, .tex and .csv in `folder`; the paths of the Markdown files."""
     rows = rank_rows(means, results)
     return [
-        _write(folder, "gains", gains_grid(gains, results)),
+        _write(folder, "gains", gains_grid(with_averages(gains, results))),
         _write(folder, "crossovers", crossovers_grid(crossover_rows(by_place(gains, results.cells)))),
         _write(folder, "ranks", ranks_grid(rows)),
         _write(folder, "priors", priors_grid(prior_rows(results))),
@@ -141,15 +141,15 @@ def _write(folder: Path, name: str, grid: Grid) -> Path:
     return path
 
 
-def gains_grid(gains: pd.DataFrame, results: Results, reference: str = REFERENCE) -> Grid:
-    """Every gain over the reference with its interval, n, p-values and minimum detectable difference; bold where Holm's
-    p is below .05.
+def gains_grid(gains: pd.DataFrame, reference: str = REFERENCE) -> Grid:
+    """Every gain (rows of `with_averages`, or by place) over the reference with its interval, n, p-values and minimum
+    detectable difference; bold where Holm's p is below .05.
     """
     over = reference.upper() if reference == REFERENCE else reference
     names = ["point", "benchmark", "variant", "objective", "decoding"]
     heads = [*names, "gain [95 %]", "over seeds", "n", "p", "p (Holm)", "p (BH)", "MDD"]
     lines = []
-    for row in with_averages(gains, results).to_dict("records") if len(gains) else []:
+    for row in gains.to_dict("records"):
         gain = with_interval(row["gain"], row["gain_low"], row["gain_high"]) if row["n"] else "missing"
         texts = [gain, seeds_text(row), str(row["n"]), *p_texts(row)]
         bold = [bool(row["significant_holm"]), *[False] * 6]

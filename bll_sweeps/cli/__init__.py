@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,9 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(error, USAGE)
     except SchedulerUnavailable as error:
         code = _complain(f"SLURM does not answer ({error}): nothing is lost, try again when it does", FAILED)
+    except BrokenPipeError:  # `bll status | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 128 + signal.SIGPIPE
     except (JobsFailed, StoreError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # `bll status | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = _complain(error, FAILED)
     except KeyboardInterrupt:
         code = 130

@@ -97,11 +97,11 @@ def _gains_over(reference: str, results: Results, *, as_csv: bool) -> str:
     known = list(dict.fromkeys(results.cells["objective"]))
     if reference not in known:
         raise ConfigError("--reference", reference, one_of(known, reference))
-    found = gains(results, reference=reference)
+    found = with_averages(gains(results, reference=reference), results)
     if as_csv:
-        return with_averages(found, results).assign(reference=reference).to_csv(index=False)
+        return found.assign(reference=reference).to_csv(index=False)
     warnings = "".join(f"\nwarning: {text}\n" for text in results.warnings)
-    return markdown(gains_grid(found, results, reference)) + warnings
+    return markdown(gains_grid(found, reference)) + warnings
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bll_sweeps.cli.options import (
-    DONE,
     at_least_one,
     layout_of,
     on_root,
@@ -21,6 +20,9 @@ from bll_sweeps.cli.options import (
 if TYPE_CHECKING:
     from bll_sweeps.store.layout import Layout
     from bll_sweeps.tracking.publish import Target
+
+
+_MOST_GAINS = 150  # in a report on W&B, strongest prior first
 
 
 def add(commands: Any) -> None:
@@ -98,13 +100,35 @@ def _dashboard(args: argparse.Namespace) -> int:
     manifest = read_manifest(layout, name)
     _, target = _project_of(layout, name, args)
     sweep = dashboard.sweep_of(manifest, colours(cell["labels"]["objective"] for cell in manifest["cells"]))
+    tables, problems = _tables(layout, name)
     if args.dry_run:
         files = layout.dashboard(sweep.name)
-        dashboard.write(files, sweep, target.entity, target.project)
+        dashboard.write(files, sweep, target, tables)
         print(files.workspace, files.report, sep="\n")
     else:
-        print(*dashboard.save(sweep, target.entity, target.project), sep="\n")
-    return DONE
+        print(*dashboard.save(sweep, target, tables), sep="\n")
+    return with_problems(problems)
+
+
+def _tables(layout: Layout, sweep: str) -> tuple[str, list[str]]:
+    """Gains by the primary decodings and crossovers as Markdown, '' where nothing can be compared yet; and what is
+    wrong with the records.
+    """
+    from analysis.sources.table import load
+    from analysis.statistics.benchmarks import by_place
+    from analysis.statistics.continuum import gains
+    from analysis.tables.formats import markdown
+    from analysis.tables.sweep import crossover_rows, crossovers_grid, gains_grid
+
+    results = load(layout.root, sweep)
+    placed = by_place(gains(results), results.cells)
+    known = placed[placed["primary"].astype(bool) & (placed["n"] > 0)] if len(placed) else placed
+    if known.empty:
+        return "", results.problems
+    parts = [markdown(gains_grid(known.head(_MOST_GAINS))), markdown(crossovers_grid(crossover_rows(known)))]
+    if len(known) > _MOST_GAINS:
+        parts.insert(1, f"{len(known) - _MOST_GAINS} more are in `bll report {sweep}`.\n")
+    return "\n".join(parts), results.problems
 
 
 def _project_of(layout: Layout, sweep: str, args: argparse.Namespace) -> tuple[list[str], Target]:

@@ -55,6 +55,7 @@ class Content:
     files: dict[str, Path] = field(default_factory=dict)
     told: dict[str, Any] = field(default_factory=dict)
     model: Path | None = None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ def content(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> Conte
     """StoreError where an output is not what the record says."""
     later = later_scores(record)
     summary = _place(layout, spec) | _results(spec, record.result, later)
-    if metrics := record.outputs.get("metrics.jsonl"):
-        summary[names.ROWS] = metrics["sha256"]
+    summary[names.ROWS] = _of_result(record)
     if came_later := besides(record, sweeps):
         summary[names.BESIDES] = came_later
     files = {name: path for name, path in _small(record, later) if path.exists()}
@@ -126,7 +126,21 @@ def content(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> Conte
     told = {CELLS: cells} if cells else {}
     kept = MODEL not in record.pruned() and record.attempt.output(MODEL).is_dir()
     model = record.attempt.output(MODEL) if kept else None
-    return Content(names.flat(summary), _histograms(spec, record.result), _tables(spec, record), files, told, model)
+    digests = {name: digest["sha256"] for name, digest in record.outputs.items() if name.startswith(f"{MODEL}/")}
+    made = _histograms(spec, record.result), _tables(spec, record)
+    return Content(names.flat(summary), *made, files, told, model, digests)
+
+
+def code_of(attempt: Attempt) -> str:
+    """Digest of the code that the attempt ran; '' where it does not tell."""
+    told = read_json_if(attempt.provenance)
+    return str(told.get("code", "")) if isinstance(told, dict) else ""
+
+
+def _of_result(record: Record) -> str:
+    if metrics := record.outputs.get("metrics.jsonl"):
+        return str(metrics["sha256"])
+    return hashlib.sha256(json.dumps([record.result, record.outputs], sort_keys=True).encode()).hexdigest()
 
 
 def besides(record: Record, sweeps: Sweeps) -> str:

@@ -22,13 +22,14 @@ from bll_sweeps.store.regions import REGION_EDGES, REGIONS
 from bll_sweeps.tracking import panels
 from bll_sweeps.tracking.names import OBJECTIVE, SCORE, tag
 from bll_sweeps.tracking.panels import COLUMNS, Bars, Differences, Lines, Panel, Parallel, Rows, Scatter, Sweep
+from bll_sweeps.tracking.publish import Target, reachable
+from bll_sweeps.tracking.wandb import described
 
 if TYPE_CHECKING:
     from wandb import Api
     from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.workspaces import Workspace
 
-KEY = "no key for W&B: `wandb login` stores one, or set WANDB_API_KEY (`--dry-run` needs none)"
 MOST_RUNS = 100  # in a panel; W&B's default is 10
 
 
@@ -41,23 +42,27 @@ def sweep_of(manifest: Mapping[str, Any], colours: Mapping[str, str]) -> Sweep:
     return Sweep(manifest["sweep"], benchmarks, runs, colours)
 
 
-def write(files: DashboardFiles, sweep: Sweep, entity: str, project: str) -> None:
-    """Both as JSON, without a server or a key."""
-    write_text(files.workspace, _json(workspace(sweep, entity, project)))
-    write_text(files.report, _json(report(sweep, entity, project)))
+def write(files: DashboardFiles, sweep: Sweep, target: Target, tables: str = "") -> None:
+    """Both as JSON, without a server or a key. tables: Markdown for the report."""
+    write_text(files.workspace, _json(workspace(sweep, target)))
+    write_text(files.report, _json(report(sweep, target, tables)))
 
 
-def save(sweep: Sweep, entity: str, project: str) -> list[str]:
+def save(sweep: Sweep, target: Target, tables: str = "") -> list[str]:
     """Saves both, in place of those that were saved before; their addresses.
 
-    entity: '' for the key's own. UsageError without a key or a project, ConnectionError when W&B refuses or is silent.
+    UsageError without a key or a project, ConnectionError when W&B refuses or is silent.
     """
-    with _errors():
-        api = _api()
-        entity = entity or api.default_entity or ""
-        reports = _reports(api, entity, project)
-        view, text = workspace(sweep, entity, project), report(sweep, entity, project)
-        view._internal_id = _view_id(api, entity, project, view._internal_name)
+    import wandb
+
+    from bll_sweeps.tracking.session import service
+
+    with service(), _errors():
+        target, _ = reachable(target)
+        api = wandb.Api(timeout=60)
+        reports = _reports(api, target)
+        view, text = workspace(sweep, target), report(sweep, target, tables)
+        view._internal_id = _view_id(api, target, view._internal_name)
         text.id = reports.get(text.title, "")
         return [view.save().url, text.save().url]
 
@@ -65,7 +70,7 @@ def save(sweep: Sweep, entity: str, project: str) -> list[str]:
 # --- the workspace ----------------------------------------------------------------------------------------------------
 
 
-def workspace(sweep: Sweep, entity: str, project: str) -> Workspace:
+def workspace(sweep: Sweep, target: Target) -> Workspace:
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces.expr import Config, Metric, Ordering
 
@@ -77,8 +82,8 @@ def workspace(sweep: Sweep, entity: str, project: str) -> Workspace:
         pinned_columns=_columns(),
     )
     made = ws.Workspace(
-        entity=entity,
-        project=project,
+        entity=target.entity,
+        project=target.project,
         name=sweep.name,
         sections=[
             ws.Section(name=name, panels=[_panel(one, sweep.name, name) for one in shown], is_open=i < 2)
@@ -96,12 +101,13 @@ def workspace(sweep: Sweep, entity: str, project: str) -> Workspace:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def report(sweep: Sweep, entity: str, project: str) -> Report:
+def report(sweep: Sweep, target: Target, tables: str = "") -> Report:
     import wandb_workspaces.reports.v2 as wr
 
+    in_numbers: list[Any] = [wr.H2("Gains in numbers"), wr.MarkdownBlock(text=tables)] if tables else []
     return wr.Report(
-        entity=entity,
-        project=project,
+        entity=target.entity,
+        project=target.project,
         title=f"Sweep {sweep.name} on the model-capability continuum"[:128],  # it is part of an address: letters only
         description="Which objective f(p) of supervised fine-tuning, for which model, on which task?",
         blocks=[
@@ -121,6 +127,7 @@ def report(sweep: Sweep, entity: str, project: str) -> Report:
                     ": figures/continuum-*.png can be dropped in here.",
                 ]
             ),
+            *in_numbers,
             wr.H2("Scores by region"),
             *_by_region(sweep),
             wr.H2("Scores by benchmark"),
@@ -269,30 +276,20 @@ def _errors() -> Iterator[None]:
 
     try:
         yield
-    except wandb.errors.UsageError:
-        raise UsageError(KEY) from None
     except (wandb.errors.Error, WandbApiFailedError) as error:
-        raise ConnectionError(f"W&B does not take the dashboards: {' '.join(str(error).split())}") from None
+        raise ConnectionError(f"W&B does not take the dashboards: {described(error)}") from None
 
 
-def _api() -> Api:
-    """Raises wandb's UsageError without a key. Silent also means that it never asks for one."""
-    import wandb
-
-    wandb.setup(settings=wandb.Settings(silent=True))
-    return wandb.Api()
-
-
-def _reports(api: Api, entity: str, project: str) -> dict[str, str]:
+def _reports(api: Api, target: Target) -> dict[str, str]:
     """Ids of the project's reports by title: a report is saved under a random name, so only its title tells it."""
     try:
-        return {found.display_name: found.id for found in api.reports(f"{entity}/{project}")}
+        return {found.display_name: found.id for found in api.reports(target.path)}
     except ValueError as error:
-        where = f"project={project!r} of entity={entity!r} is not on W&B: `bll publish` sends runs there first"
-        raise UsageError(f"{where} ({error})") from None
+        where = f"project={target.project!r} of entity={target.entity!r} is not on W&B"
+        raise UsageError(f"{where}: `bll publish` sends runs there first ({error})") from None
 
 
-def _view_id(api: Api, entity: str, project: str, name: str) -> str:
+def _view_id(api: Api, target: Target, name: str) -> str:
     """The id of the saved view of that name; '' if there is none. The library reads whole views only, and refuses
     those that a newer version of the app has changed.
     """
@@ -305,6 +302,6 @@ def _view_id(api: Api, entity: str, project: str, name: str) -> str:
             }
         }
     """
-    found = execute_graphql(api, query, {"entity": entity, "project": project, "name": name})
+    found = execute_graphql(api, query, {"entity": target.entity, "project": target.project, "name": name})
     edges = ((found.get("project") or {}).get("allViews") or {}).get("edges") or []
     return str(edges[0]["node"]["id"]) if edges else ""

@@ -18,7 +18,8 @@ SCORE, SCORE_STDERR, QUESTIONS = "eval/score", "eval/stderr", "eval/questions"
 PRIOR_STRENGTH, REGION = "continuum/prior_strength", "continuum/region"
 HISTOGRAMS = {"as_trained": "prior/p", "clean": "prior/p_clean"}  # of p of the target tokens under the base model
 OBJECTIVE, BACKBONE, BENCHMARK = "labels.objective", "labels.backbone", "labels.benchmark"  # of a run's configuration
-ROWS = "record/rows"  # digest of the job's rows, by which those of another result are told apart
+ROWS = "record/rows"  # digest of the job's rows, or where it has none of its record: it tells another result apart
+CODE = "record/code"  # digest of the code that logs: no result is of two codes
 BESIDES = "record/besides"  # digest of what came later than the record: scores of other graders, cells of other sweeps
 RECORD = "record"  # type and alias of the artifact that holds a job's record and its small outputs
 

@@ -11,11 +11,13 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.settings import Tracker
@@ -23,13 +25,19 @@ from bll_sweeps.grid.spec import Spec, read_spec
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import Record, read_json_if, read_record, write_json
 from bll_sweeps.tracking import names
-from bll_sweeps.tracking.content import Content, Sweeps, besides, content, identity, rows, sweeps_of
-from bll_sweeps.tracking.wandb import described
+from bll_sweeps.tracking.content import Content, Sweeps, besides, code_of, content, identity, rows, sweeps_of
+from bll_sweeps.tracking.wandb import described, is_online
+
+if TYPE_CHECKING:
+    from bll_sweeps.tracking.session import Alive
 
 VERSION = 1  # of what a published run holds; another one publishes all of them again
 AT_ONCE = 8
 _PAGE = 200  # runs asked for in one request
 FINISH_TIMEOUT_S = 900  # for what a run still has to send; a job has half a minute
+_SILENT = "the server does not answer any more"
+# Of an error that is the key's: wandb has one type for a wrong key and for an outage.
+_REFUSED = re.compile(r"refused with 40[13]\b|API_KEY invalid")
 _LOOK_AGAIN_S = (1.0, 2.0, 4.0)  # a server may take a moment to count what it was sent
 
 
@@ -92,15 +100,16 @@ def publish(
 ) -> Published:
     """Brings the finished jobs to the server; live: those that run too, as far as they are.
 
-    again: whatever the ledger says. on_job(jobs brought, jobs to bring). UsageError without a key or a server.
+    again: whatever the ledger says. on_job(jobs brought, jobs to bring). UsageError without a key, ConnectionError
+    without a server; one that falls silent later ends it within minutes, with what it confirmed written down.
     """
 
-    from bll_sweeps.tracking.session import service
+    from bll_sweeps.tracking.session import Alive, service
 
     out = Published()
     with service() as folder:
         target, server = reachable(target)
-        sweeps = sweeps_of(layout)
+        sweeps, alive = sweeps_of(layout), Alive()
         work = list(_work(layout, job_ids, sweeps, server, live, again, out))
         done = itertools.count(1)
         for i in range(0, len(work), _PAGE):
@@ -108,32 +117,41 @@ def publish(
             counts: dict[str, int] = {}
             threads = ThreadPoolExecutor(at_once)
             try:
-                futures = {threads.submit(_bring, layout, item, sweeps, target, folder): item for item in part}
+                alive.watch()
+                futures = {threads.submit(_bring, layout, item, sweeps, target, folder, alive): item for item in part}
                 for future in as_completed(futures):
                     item = futures[future]
                     try:
                         counts[item.job_id] = future.result()
                     except Exception as error:  # noqa: BLE001 - wandb raises what it likes; the job is named
-                        out.problems[item.job_id] = described(error)
+                        out.problems[item.job_id] = _SILENT if alive.gone else described(error)
                     on_job(next(done), len(work))
             finally:  # Ctrl-C leaves what has not begun, and writes down what is there
                 threads.shutdown(cancel_futures=True)
-                _confirm(layout, [item for item in part if item.job_id in counts], counts, target, server, out)
+                alive.stop()
+                sent = [item for item in part if item.job_id in counts]
+                if alive.gone:
+                    out.problems |= {item.job_id: _SILENT for item in sent}
+                else:
+                    _confirm(layout, sent, counts, target, server, out)
     return out
 
 
 def reachable(target: Target) -> tuple[Target, str]:
-    """The target with its entity, and its key in the ledger. UsageError without a server or a key that it takes."""
+    """The target with its entity, and its key in the ledger. UsageError without a key that the server takes,
+    ConnectionError without a server.
+    """
     import wandb
 
     settings = wandb.setup().settings
     try:
         own = str(wandb.Api(timeout=30).default_entity or "")  # asks the server, also where an entity is given
     except Exception as error:  # noqa: BLE001 - wandb raises what it likes
-        raise UsageError(
-            f"W&B at {settings.base_url} cannot be used ({described(error)}): a key comes from `wandb login` or "
-            "$WANDB_API_KEY, another server from $WANDB_BASE_URL"
-        ) from None
+        problem = f"W&B at {settings.base_url} cannot be used ({described(error)})"
+        if isinstance(error, wandb.errors.UsageError) or _REFUSED.search(str(error)):
+            where = "a key comes from `wandb login` or $WANDB_API_KEY, another server from $WANDB_BASE_URL"
+            raise UsageError(f"{problem}: {where}") from None
+        raise ConnectionError(f"{problem}: it does not answer, or not as W&B does ($WANDB_BASE_URL)") from None
     entity = target.entity or own
     found = Target(target.project, entity)
     return found, found.key(settings.base_url)
@@ -148,7 +166,7 @@ def _work(
         try:
             record, spec = read_record(files), read_spec(files)
             # A job that is online itself has its run in hand; two writers would write over each other's rows.
-            if record is None and not (live and files.attempts() and spec.tracker.wandb != "online"):
+            if record is None and not (live and files.attempts() and not is_online(files.attempts()[-1].wandb)):
                 out.unfinished += 1
                 continue
             attempt = record.attempt if record else files.attempts()[-1]
@@ -173,10 +191,12 @@ def _digest(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: Path) -> int:
+def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: Path, alive: Alive) -> int:
     """The number of rows that the run has now."""
     from bll_sweeps.tracking.session import Session
 
+    if alive.gone:
+        raise ConnectionError(_SILENT)
     own = identity(layout, item.spec, sweeps.of.get(item.job_id, []))
     told = rows(item.attempt)
     rest = content(layout, item.spec, item.record, sweeps) if item.record else Content()
@@ -186,17 +206,25 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
         folder / item.job_id,
         project=target.project,
         entity=target.entity,
+        code=code_of(item.attempt),
         ends=item.record is not None,
         runs_here=False,
         finish_timeout_s=FINISH_TIMEOUT_S,
     )
-    if item.record and session.had and session.before.get(names.ROWS) not in (None, rest.summary.get(names.ROWS)):
+    try:
+        if item.record:
+            session.require(str(rest.summary.get(names.ROWS, "")))
+        for row in told:
+            session.log(row)
+        if item.record:
+            session.add(rest, model=item.spec.tracker.checkpoints)
+    except StoreError:  # what is on the server is whole in its way
         session.finish()
-        raise StoreError("the server has rows of another result of this job; give another --project")
-    for row in told:
-        session.log(row)
-    if item.record:
-        session.add(rest, model=item.spec.tracker.checkpoints)
+        raise
+    except BaseException:
+        with contextlib.suppress(Exception):
+            session.finish(ok=False)
+        raise
     session.finish()
     return session.count
 
@@ -241,4 +269,6 @@ def _on_server(items: Sequence[Item], target: Target) -> dict[str, tuple[str, in
 
 def _is_whole(item: Item, there: dict[str, tuple[str, int]], counts: dict[str, int]) -> bool:
     state, lines = there.get(item.job_id, ("missing", 0))
-    return lines == counts[item.job_id] and (item.record is None or state == "finished")
+    if item.record is None:  # a later attempt of a job that runs may be behind what an earlier one brought
+        return lines >= counts[item.job_id]
+    return lines == counts[item.job_id] and state == "finished"

@@ -101,12 +101,16 @@ def pull(
 
 def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled) -> tuple[list[Any], list[str]]:
     """The runs of jobs that are to be fetched, and the ids of those that are here; counts the others."""
-    filters = {"tags": f"sweep:{sweep}"} if sweep else {}
+    filters = {"tags": names.tag("sweep", sweep)} if sweep else {}
     try:
         runs = list(api.runs(target.path, filters=filters, per_page=_PAGE, lazy=False))
     except Exception as error:  # noqa: BLE001 - wandb raises what it likes
         why = described(error)
         raise UsageError(f"{target.path} cannot be read ({why}); give a project as ENTITY/PROJECT") from None
+    if sweep and not runs:
+        raise UsageError(
+            f"--sweep={sweep!r}: {target.path} has no run of it (its tag would be {names.tag('sweep', sweep)})"
+        )
     wanted, known = [], []
     for run in runs:
         try:

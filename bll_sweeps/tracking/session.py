@@ -6,21 +6,29 @@ that is resumed is told only what it does not have, whoever resumes it and from 
 
 from __future__ import annotations
 
+import http.client
 import json
+import logging
 import os
 import tempfile
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from bll_sweeps.errors import StoreError
 from bll_sweeps.tracking import names
 from bll_sweeps.tracking.content import MODEL, Content, Identity
 
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 20, 30
+LOOK_EVERY_S, SILENT_LOOKS = 15.0, 4  # at the server while a command sends to it
 # What an outer run or shell may have set and would leak into this one.
 FOREIGN = ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME", "WANDB_NOTES", "WANDB_SWEEP_ID")
+
+log = logging.getLogger(__name__)
 
 ARTIFACTS = threading.Lock()  # held where wandb makes artifacts: its caches of them do not bear several threads
 
@@ -52,8 +60,11 @@ def _set(values: Mapping[str, str | None]) -> None:
             os.environ[key] = value
 
 
+OTHER_RESULT = "the server has rows of another result of this job; give another --project"
+
+
 class Session:
-    """An open run. Raises whatever wandb raises."""
+    """An open run. Raises whatever wandb raises, and StoreError for a run that holds another result of the job."""
 
     def __init__(
         self,
@@ -63,12 +74,14 @@ class Session:
         *,
         project: str,
         entity: str = "",
+        code: str = "",
         ends: bool = True,
         runs_here: bool = True,
         finish_timeout_s: float = FINISH_TIMEOUT_S,
     ):
-        """ends: whether `finish` ends the run for the server too, and not only this part of it. runs_here: whether this
-        process is the job, so that its machine and load belong to the run.
+        """code: digest of what made or makes the rows: attempts of one code go on from each other. ends: whether
+        `finish` ends the run for the server too, and not only this part of it. runs_here: whether this process is the
+        job, so that its machine and load belong to the run.
         """
         import wandb
 
@@ -111,8 +124,23 @@ class Session:
         self.count = 0  # rows that the job has told of
         self.had = int(self._run.starting_step) if self._run.resumed else 0  # rows that the run had already
         self.before = dict(self._run.summary) if self._run.resumed else {}  # its summary until now
+        self._code = code
+        try:
+            self.require()
+        except StoreError:
+            self.finish()
+            raise
         if self._run.resumed:
-            self._run.tags = tuple(identity.tags)  # those of a sweep that came later, too
+            self._run.tags = tuple(sorted({*(self._run.tags or ()), *identity.tags}))  # some came later, some by hand
+        if code:
+            self.summary({names.CODE: code})
+
+    def require(self, result: str = "") -> None:
+        """StoreError if the run that is gone on with is of another result. result: what names.ROWS is to be."""
+        had, code = self.before.get(names.ROWS), self.before.get(names.CODE)
+        other = had != result if had and result else bool(code and self._code) and code != self._code
+        if other:
+            raise StoreError(OTHER_RESULT)
 
     def log(self, row: dict[str, Any]) -> None:
         """The job's next row, by the names of its metrics.jsonl."""
@@ -123,13 +151,14 @@ class Session:
 
     def add(self, content: Content, *, model: bool = False) -> None:
         """All that the finished job leaves, after its last row; model: the weights too, by reference."""
+        self.require(str(content.summary.get(names.ROWS, "")))
         with ARTIFACTS:
             if media := _media(content):
                 self._log(media)
             if content.files:
                 self._run.log_artifact(_record(self._run.id, content))
             if model and content.model is not None:
-                self._run.log_artifact(_weights(self._run.id, content.model))
+                self._run.log_artifact(_weights(self._run.id, content.model, content.digests))
         self.summary(content.summary)
         if region := content.summary.get(names.REGION):  # which was not known when the job began, perhaps
             self._run.tags = tuple(sorted({*(self._run.tags or ()), names.tag("region", region)}))
@@ -156,12 +185,14 @@ def _media(content: Content) -> dict[str, Any]:
     return media
 
 
-def _weights(job_id: str, folder: Path) -> Any:
-    """An artifact that says where the weights lie, and of what digests they are."""
+def _weights(job_id: str, folder: Path, digests: dict[str, str]) -> Any:
+    """An artifact that says where the weights lie, and of what digests they are: those of the record, since wandb would
+    read all of them, which takes minutes for large ones.
+    """
     import wandb
 
-    artifact = wandb.Artifact(f"{MODEL}-{job_id}", type=MODEL)
-    artifact.add_reference(folder.absolute().as_uri(), checksum=True)
+    artifact = wandb.Artifact(f"{MODEL}-{job_id}", type=MODEL, metadata={"sha256": digests})
+    artifact.add_reference(folder.absolute().as_uri(), checksum=False)
     return artifact
 
 
@@ -180,10 +211,72 @@ def _record(job_id: str, content: Content) -> Any:
 
 
 def teardown() -> None:
-    """Ends wandb's helper process."""
+    """Ends wandb's helper process, once it has sent what it has."""
     import wandb
 
     wandb.teardown()
+
+
+class Alive:
+    """Watches the server while a command sends to it: one that is silent for long would hold the command up for as long
+    as every run's timeout in turn. `gone` is true from then on, and wandb-core is killed, so that nobody waits.
+    """
+
+    def __init__(self) -> None:
+        import wandb
+
+        self.gone = False
+        self._url, self._stopped = wandb.setup().settings.base_url, threading.Event()
+
+    def watch(self) -> None:
+        """Until stop()."""
+        self._stopped.clear()
+        if not self.gone and _answers(self._url):  # else it is only wandb that reaches it, by a way of its own
+            threading.Thread(target=self._look, name="alive", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _look(self) -> None:
+        silent = 0
+        while not self._stopped.wait(LOOK_EVERY_S):
+            silent = 0 if _answers(self._url) else silent + 1
+            if silent == SILENT_LOOKS:
+                self.gone = True
+                log.warning("W&B at %s does not answer any more: publishing ends", self._url)
+                return kill_service()
+
+
+def _answers(url: str) -> bool:
+    """Whatever it answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=LOOK_EVERY_S):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+
+
+def kill_service() -> None:
+    """Kills this process's wandb-core: whoever waits for it gets an error, wandb's exit hook does not wait either, and
+    the next run starts another one.
+    """
+    try:
+        from wandb.sdk import wandb_setup
+        from wandb.sdk.lib.service import service_token
+
+        connection = wandb_setup.singleton()._connection
+        if connection is None or connection._proc is None:
+            return
+        connection._finalizer._queue.put(None)  # else its thread fails, with a traceback, at what is collected later
+        connection._proc._process.kill()
+        if connection._cleanup is not None:
+            connection._cleanup()
+        service_token.clear_service_in_env()
+        wandb_setup._singleton = None
+    except Exception:  # best effort: there is nothing left to do about it
+        log.debug("wandb-core could not be killed", exc_info=True)
 
 
 @contextmanager

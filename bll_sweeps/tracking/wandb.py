@@ -52,14 +52,20 @@ class Run:
         """Ends the run as finished or failed. Returns within a minute, whatever wandb does."""
 
 
-def open_tracker(settings: Tracker, identity: Identity, folder: Path) -> Run:
+def open_tracker(settings: Tracker, identity: Identity, folder: Path, code: str = "") -> Run:
     """The mirror of one job attempt; call its close() in a finally block.
 
     settings: offline by default; $WANDB_MODE (online, offline, disabled) takes precedence. folder: of this attempt
-    alone; the run lies in its wandb/. Never raises, never prompts; returns at once, since wandb starts beside the job.
+    alone; the run lies in its wandb/. code: digest of what makes the result. Never raises, never prompts; returns at
+    once, since wandb starts beside the job.
     """
     mode = _mode(settings)
-    return Run() if mode == "off" else _WandbRun(mode, settings, identity, folder)
+    return Run() if mode == "off" else _WandbRun(mode, settings, identity, folder, code)
+
+
+def is_online(folder: Path) -> bool:
+    """Whether the mirror in this folder has, or had, a run on a server; one that could not be used is none."""
+    return any((folder / "wandb").glob("run-*"))
 
 
 def preload(settings: Tracker) -> None:
@@ -79,10 +85,13 @@ def _mode(settings: Tracker) -> Literal["off", "offline", "online"]:
 class _WandbRun(Run):
     """Feeds the thread that owns the wandb run."""
 
-    def __init__(self, mode: Literal["offline", "online"], settings: Tracker, identity: Identity, folder: Path):
+    def __init__(
+        self, mode: Literal["offline", "online"], settings: Tracker, identity: Identity, folder: Path, code: str
+    ):
         from bll_sweeps.tracking.session import environment
 
         self._mode, self._settings, self._identity, self._folder = mode, settings, identity, folder
+        self._code = code
         self._queue: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._warned = False
         self._broken = False  # rows are dropped from here on
@@ -104,13 +113,15 @@ class _WandbRun(Run):
     def close(self, ok: bool) -> None:
         if self._closed:
             return
+        from bll_sweeps.tracking.session import kill_service
+
         self._closed = True
         self._queue.put(("close", ok))
         self._thread.join(CLOSE_WITHIN_S)
         if self._thread.is_alive():
             self._abandoned = True
             self._warn(f"does not answer for {CLOSE_WITHIN_S:.0f} s and is left behind")
-            _kill_service()
+            kill_service()
         self._environment.__exit__(None, None, None)
 
     def _warn(self, problem: str) -> None:
@@ -159,7 +170,9 @@ class _WandbRun(Run):
         from bll_sweeps.tracking.session import Session
 
         settings = self._settings
-        return Session(mode, self._identity, self._folder, project=settings.project, entity=settings.entity)
+        return Session(
+            mode, self._identity, self._folder, project=settings.project, entity=settings.entity, code=self._code
+        )
 
     def _stop(self, session: Session | None) -> None:
         """Ends wandb's helper process: in this process another job may follow, with folders of its own."""
@@ -200,15 +213,3 @@ def _forget_failed_start(folder: Path) -> None:
 
     wandb.teardown()
     shutil.rmtree(folder / "wandb", ignore_errors=True)
-
-
-def _kill_service() -> None:
-    """Kills this process's wandb-core, so that wandb's exit hook does not wait for it either."""
-    try:
-        from wandb.sdk import wandb_setup
-
-        connection = wandb_setup.singleton()._connection
-        if connection is not None and connection._proc is not None:
-            connection._proc._process.kill()
-    except Exception:  # best effort: there is nothing left to do about it
-        log.debug("wandb-core could not be killed", exc_info=True)

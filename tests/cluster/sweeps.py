@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hooks
 import pytest
 from slurm_cluster import Slurm
 
@@ -31,45 +32,15 @@ LONG = [*SWEEP, "recipe.steps=400", "execution.checkpoint_every_steps=10"]
 ENDLESS = [*SWEEP, "recipe.steps=1000000", "execution.checkpoint_every_steps=10"]
 
 
-# `train(whole, job, context)` takes the place of jobs.train.run: what goes wrong in a user's code, or a user's node.
-SITE = """
-import functools, importlib, json, os, signal, sys, time
-from pathlib import Path
-
-load = importlib.import_module
-
-def hooked(name, package=None):
-    module = load(name, package)
-    if name == "jobs.train" and not hasattr(module, "whole"):
-        module.whole = module.run
-        module.run = functools.partial(train, module.whole)
-    return module
-
-importlib.import_module = hooked
-"""
-
-
 def hook(folder: Path, body: str) -> str:
-    """The override with which `train` of this body runs in the jobs (and not in the launch)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(SITE + body)
+    """The override with which `train` of this body runs in the jobs (and not in the launch): hooks.py."""
+    hooks.write(folder, body)
     return f"hydra.launcher.setup=['export PYTHONPATH={folder}']"
 
 
 def slow(folder: Path, seconds: str) -> str:
-    """The override with which each step of a training takes so long besides, `seconds` an expression of the job: time
-    in which to strike it, whatever the machine's speed, that costs no processor.
-    """
-    body = f"""
-def train(whole, job, context):
-    step = context.step
-    def slowly(done, total):
-        step(done, total)
-        time.sleep({seconds})
-    context.step = slowly
-    return whole(job, context)
-"""
-    return hook(folder, body)
+    """The override with which each step of a training takes so long besides."""
+    return hook(folder, hooks.slow(seconds))
 
 
 _references: dict[tuple[str, ...], Path] = {}
