@@ -78,7 +78,7 @@ def checkpointed(objective: Objective) -> Step:
         return value(objective, logp).sum()
 
     def step(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        parts = chunks(len(target), len(weight))
+        parts = chunks(len(target), len(weight), device=weight.device.type)
         return sum(checkpoint(of_chunk, hidden[i], weight, target[i], use_reentrant=False) for i in parts) / len(target)
 
     return step

@@ -54,9 +54,9 @@ class Interrupted(Exception):
     pass
 
 
-def small_model(seed: int = 0, *, tied: bool = True) -> Qwen2ForCausalLM:
+def small_model(seed: int = 0, *, tied: bool = True, vocabulary: int = 20) -> Qwen2ForCausalLM:
     config = Qwen2Config(
-        vocab_size=20,
+        vocab_size=vocabulary,
         hidden_size=16,
         num_hidden_layers=2,
         intermediate_size=32,

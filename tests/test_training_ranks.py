@@ -68,6 +68,7 @@ CASES = {
     "sharded, bfloat16": ("p", replace(RECIPE, dtype="bfloat16"), 4, SHARDED),
     "sharded, authors": ("nll", replace(SHORT, **AUTHORS), 0, SHARDED),
     "sharded, head of its own": ("nll", DOUBLE, 0, SHARDED),
+    "sharded, uneven": ("p", DOUBLE, 5, SHARDED),
 }
 EXACT = [case for case, (_, recipe, *_) in CASES.items() if recipe.dtype == "float64"]
 
@@ -94,7 +95,7 @@ def train(folder: str, case: str, earlier: list[str], stop_at: int = 0, stopping
 
 
 def model_of(case: str) -> Qwen2ForCausalLM:
-    return small_model(tied="head of its own" not in case)
+    return small_model(tied="head of its own" not in case, vocabulary=21 if "uneven" in case else 20)
 
 
 def attempt_job(root: str, job_id: str, number: int, fault: str = "", faulty_rank: int = 0) -> None:
@@ -237,6 +238,15 @@ def tokens_read(folder: Path) -> list[float]:
 
 
 @pytest.mark.slow
+def test_two_ranks_end_where_a_single_process_does(tmp_path):
+    cases = ("sharded, uneven", "sharded, anchored, activations again")
+    assert in_ranks(*(group(2, train, str(tmp_path / case), case, []) for case in cases)) == [[0, 0]] * 2
+    for case in cases:
+        expected = single(tmp_path / f"{case}, alone", case)
+        assert_close(tmp_path / case, left(tmp_path / case)["weights"], tmp_path / f"{case}, alone", expected)
+
+
+@pytest.mark.slow
 def test_sharded_ranks_train_in_the_precisions_that_are_used(tmp_path):
     """On gloo a reduction of float32 can be another operation than one of float64."""
     cases = ("sharded, float32", "sharded, bfloat16")
@@ -353,7 +363,7 @@ def test_a_rank_takes_the_gpu_of_its_place_on_the_node_unless_it_sees_only_its_o
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     execution = Execution(name="e", device="cuda")
     mine = Ranks(rank=6, world_size=8, local_rank=2)
-    for visible, device in ((4, "cuda:2"), (1, "cuda")):
+    for visible, device in ((4, "cuda:2"), (1, "cuda:0")):
         monkeypatch.setattr(torch.cuda, "device_count", lambda visible=visible: visible)
         assert mine.device(execution) == torch.device(device)
         assert SINGLE.device(execution) == torch.device("cuda")

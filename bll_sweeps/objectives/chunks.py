@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,13 +14,14 @@ from torch import Tensor
 IGNORE = -100
 
 # Chunks of about 2^23 logits (32 MiB in float32), but never so few rows that the matrix products starve.
-_CHUNK_LOGITS = 2**23
+# A GPU reads and writes the gradient of the whole output embedding once per chunk, so there are to be few.
+_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**27}
 _CHUNK_ROWS = 256
 
 
-def chunks(rows: int, vocabulary: int, chunk: int = 0) -> Iterator[slice]:
-    """Slices that cover `rows` rows, `chunk` rows each (0: as many as a few tens of MiB of logits allow)."""
-    size = chunk or max(_CHUNK_ROWS, _CHUNK_LOGITS // vocabulary)
+def chunks(rows: int, vocabulary: int, chunk: int = 0, device: str = "cpu") -> Iterator[slice]:
+    """Slices that cover `rows` rows, `chunk` rows each (0: as many as suit the kind of device)."""
+    size = chunk or max(_CHUNK_ROWS, _CHUNK_LOGITS.get(device, 2**23) // vocabulary)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 
@@ -31,24 +33,39 @@ def softmax_dtype(hidden_ND: Tensor) -> torch.dtype:
 
 @dataclass
 class Distribution:
-    """softmax = exp_CV / sum_C, not divided, in a buffer that its user may overwrite; log p of each row's target."""
+    """softmax = exp_CV / sum_C, not divided, in a buffer that its user may overwrite; log p of each row's target, and
+    rest_C, the part of sum_C that is not the target's: 1 - p is rest_C / sum_C, exact however near p is to 1.
+    """
 
     exp_CV: Tensor
     sum_C: Tensor
+    rest_C: Tensor
     logp_C: Tensor
 
-    def scaled_(self, factor_C: Tensor) -> Tensor:
-        """factor times the softmax [C, V], in place."""
-        return self.exp_CV.mul_((factor_C / self.sum_C)[:, None])
+    def of(self, rows: Tensor) -> Distribution:
+        return Distribution(self.exp_CV[rows], self.sum_C[rows], self.rest_C[rows], self.logp_C[rows])
+
+    def gradient_(self, target_C: Tensor, softmax_C: Tensor, onehot_C: Tensor) -> Tensor:
+        """softmax_C times the softmax less onehot_C times the target's one-hot vector [C, V], in the buffer."""
+        dz_CV = self.exp_CV.mul_((softmax_C / self.sum_C)[:, None])
+        at_target_C = (softmax_C - onehot_C) - softmax_C * (self.rest_C / self.sum_C)
+        return dz_CV.scatter_(1, target_C[:, None], at_target_C[:, None])
 
 
 def distribution(logits_CV: Tensor, target_C: Tensor) -> Distribution:
     """Of logits [C, V] in softmax_dtype, which are overwritten: no second buffer of their size."""
+    at = target_C[:, None]
     logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))
-    target_logit_C = logits_CV.gather(1, target_C[:, None])[:, 0]
+    target_logit_C = logits_CV.gather(1, at)[:, 0]
     exp_CV = logits_CV.exp_()
-    sum_C = exp_CV.sum(dim=1)
-    return Distribution(exp_CV, sum_C, target_logit_C - sum_C.log())
+    own_C1 = exp_CV.gather(1, at)
+    rest_C = exp_CV.scatter_(1, at, 0.0).sum(dim=1)
+    exp_CV.scatter_(1, at, own_C1)
+    own_C = own_C1[:, 0]
+    sum_C = rest_C + own_C
+    # The logarithm of a p near 1 would be a difference of equal numbers.
+    logp_C = torch.where(rest_C < own_C, -torch.log1p(rest_C / own_C), target_logit_C - sum_C.log())
+    return Distribution(exp_CV, sum_C, rest_C, logp_C)
 
 
 def logits(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
@@ -64,8 +81,27 @@ def entropy_of(found: Distribution, top: int) -> Tensor:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, without a temporary where the dtypes allow it (a float32 total of bfloat16 does not)."""
+    """total += left @ right, without a temporary where that is possible; else products of bfloat16 are rounded to it
+    before they are added to a float32 total.
+    """
     if total.dtype == left.dtype:
         total.addmm_(left, right)
+    elif _adds_in_place(total.device, total.dtype, left.dtype):
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total += left @ right
+
+
+@cache
+def _adds_in_place(device: torch.device, total: torch.dtype, of: torch.dtype) -> bool:
+    """Whether torch's product of `of` adds to a `total` of another dtype here: cuBLAS can, CPUs cannot."""
+    if device.type != "cuda":
+        return False
+    left = torch.arange(64, device=device, dtype=torch.float32).reshape(8, 8).to(of)
+    out = torch.full((8, 8), 0.5, device=device, dtype=total)
+    expected = out + left.T.to(total) @ left.to(total)
+    try:
+        torch.addmm(out, left.T, left, out_dtype=total, out=out)
+    except (RuntimeError, TypeError):  # another version of torch
+        return False
+    return bool(torch.equal(out, expected))

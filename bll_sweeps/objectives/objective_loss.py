@@ -91,7 +91,7 @@ class _ObjectiveLoss(torch.autograd.Function):
         total = hidden_ND.new_zeros((), dtype=torch.float64)
         rows = (target_N != IGNORE).nonzero()[:, 0]
         everything = len(rows) == len(target_N)
-        for part in chunks(len(rows), len(weight_VD), chunk):
+        for part in chunks(len(rows), len(weight_VD), chunk, weight_VD.device.type):
             index: Any = part if everything else rows[part]
             hidden_CD, target_C = hidden_ND[index], target_N[index]
             rows_of = _Rows(objective, logits(hidden_CD, weight_VD), target_C, base, index)
@@ -118,8 +118,9 @@ class _ObjectiveLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         d_hidden, d_weight = ctx.saved_tensors
-        if grad != 1:  # else no second [V, D] is made: autograd takes this one over as the gradient
-            d_hidden, d_weight = (None if d is None else d * grad.to(d.dtype) for d in (d_hidden, d_weight))
+        factor = grad.item()  # a number, which is not rounded to the gradients' dtype
+        if factor != 1:  # else no second [V, D] is made: autograd takes this one over as the gradient
+            d_hidden, d_weight = (None if d is None else d * factor for d in (d_hidden, d_weight))
         return d_hidden, d_weight, None, None, None, None, None, None
 
 
@@ -163,11 +164,9 @@ class _Rows:
         found, factor_C, w_C, target_C = self.found, self._softmax_factor(), self._w_C, self._target_C
         uniform_C = self._uniform_C
         if active is not None:
-            found = Distribution(found.exp_CV[active], found.sum_C[active], found.logp_C[active])
-            factor_C, w_C, target_C = factor_C[active], w_C[active], target_C[active]
+            found, factor_C, w_C, target_C = found.of(active), factor_C[active], w_C[active], target_C[active]
             uniform_C = None if uniform_C is None else uniform_C[active]
-        dz_CV = found.scaled_(factor_C * scale)
-        dz_CV.scatter_add_(1, target_C[:, None], (w_C * -scale)[:, None])
+        dz_CV = found.gradient_(target_C, factor_C * scale, w_C * scale)
         if uniform_C is not None:
             dz_CV.sub_((uniform_C * (scale / dz_CV.shape[1]))[:, None])
         if self._base_CV is not None:

@@ -50,7 +50,7 @@ class _TokenLogp(torch.autograd.Function):
         logp_N = hidden_ND.new_zeros(len(target_N), dtype=softmax_dtype(hidden_ND))
         entropy_N = torch.zeros_like(logp_N) if top else logp_N.new_empty(0)
         rows = (target_N != IGNORE).nonzero()[:, 0]
-        for part in chunks(len(rows), len(weight_VD), chunk):
+        for part in chunks(len(rows), len(weight_VD), chunk, weight_VD.device.type):
             index = rows[part]
             found = distribution(logits(hidden_ND[index], weight_VD), target_N[index])
             logp_N[index] = found.logp_C
@@ -70,12 +70,11 @@ class _TokenLogp(torch.autograd.Function):
         d_hidden = torch.zeros_like(hidden_ND) if wanted[0] else None
         d_weight = torch.zeros_like(weight_VD, dtype=softmax_dtype(hidden_ND)) if wanted[1] else None
         rows = ((target_N != IGNORE) & (grad_N != 0)).nonzero()[:, 0]
-        for part in chunks(len(rows), len(weight_VD), ctx.chunk):
+        for part in chunks(len(rows), len(weight_VD), ctx.chunk, weight_VD.device.type):
             index = rows[part]
             hidden_CD, target_C, grad_C = hidden_ND[index], target_N[index], grad_N[index]
             # d logp / dz = onehot - softmax
-            dz_CV = distribution(logits(hidden_CD, weight_VD), target_C).scaled_(-grad_C)
-            dz_CV.scatter_add_(1, target_C[:, None], grad_C[:, None])
+            dz_CV = distribution(logits(hidden_CD, weight_VD), target_C).gradient_(target_C, -grad_C, -grad_C)
             dz_CV = dz_CV.to(hidden_ND.dtype)
             if d_hidden is not None:
                 d_hidden[index] = dz_CV @ weight_VD

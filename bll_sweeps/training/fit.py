@@ -353,7 +353,7 @@ def _prepare(
     base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None
     for one in (model, base) if base is not None else (model,):
         if execution.sharding and ranks.world_size > 1:
-            shard(one, device, ranks)
+            shard(one, device, ranks, torch.bfloat16 if recipe.dtype == "bfloat16" else None)
         else:
             one.to(device)
         if execution.compile:

@@ -85,7 +85,8 @@ def use_attention(model: PreTrainedModel, kernel: str) -> None:
 def deterministic() -> Iterator[None]:
     """Only operations that give the same bits every time; the settings before are put back.
 
-    On a GPU an operation without such a form (some attention backward passes) gives a warning instead of an error.
+    On a GPU an operation without such a form gives a warning instead of an error, and attention may take a faster one
+    without it: a resumed training there is the same up to rounding.
     """
     settings: Any = torch.utils.deterministic
     fill = settings.fill_uninitialized_memory

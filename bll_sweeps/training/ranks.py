@@ -77,8 +77,10 @@ class Ranks:
         if execution.device == "cpu" or not available:
             return torch.device("cpu")
         visible = torch.cuda.device_count()
-        if self.world_size == 1 or visible == 1:
+        if self.world_size == 1:
             return torch.device("cuda")
+        if visible == 1:
+            return torch.device("cuda", 0)  # ranks that meet are asked for a number
         if self.local_rank >= visible:
             problem = f"has no GPU for rank {self.rank}, number {self.local_rank} of its node: torch sees {visible}"
             raise ConfigError("execution.device", execution.device, problem)

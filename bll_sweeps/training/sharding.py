@@ -13,31 +13,40 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bll_sweeps.errors import UsageError
 from bll_sweeps.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def shard(model: PreTrainedModel, device: torch.device, ranks: Ranks) -> None:
+def shard(model: PreTrainedModel, device: torch.device, ranks: Ranks, compute: torch.dtype | None = None) -> None:
     """Splits each layer, then the rest, over the ranks, in place: `model` is on the CPU, with the weights that count on
     rank 0, and perhaps without any (on the meta device) on the others. Only one tensor of it at a time is whole on a
     device. Gradients are summed over the ranks, not averaged: the loss is that of the whole step already. Collective.
+
+    compute: what layers' weights are gathered in. Under autocast from float32 every layer would keep a cast of its own
+    until the backward pass: the whole model on each device.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (ranks.world_size,))
     layers = [module for module in model.modules() if type(module).__name__ in set(model._no_split_modules or ())]
-    head, tied = model.get_output_embeddings(), _tied(model)
+    head, tied = model.get_output_embeddings(), ranks.broadcast(_tied(model))
+    if tied != _tied(model):  # by its configuration, here, and by its file on rank 0
+        raise UsageError(f"{type(model).__name__}: its configuration and its weights do not agree on tied embeddings")
     given = _tensors(model) if ranks.leads else {}
     model.to("meta")
     if tied:  # what moves and splits modules does not know of it
         head.weight = model.get_input_embeddings().weight
     # The head's weight is used outside of its module: it is gathered where that happens (see whole_with_gradient), also
     # where it is the input embedding, which therefore does not stay whole after the forward pass.
-    for module in [*layers, *([] if tied else [head]), model.base_model]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    plain = MixedPrecisionPolicy()
+    cast = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False) if compute else plain
+    for modules, policy in ((layers, cast), ([*([] if tied else [head]), model.base_model], plain)):
+        for module in modules:
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     model.to_empty(device=device)
     if tied:
         head.weight = model.get_input_embeddings().weight
