@@ -155,6 +155,7 @@ def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) ->
     _check(job_id, aside)
     write_json(aside / _PULLED, {names.BESIDES: run.summary.get(names.BESIDES)})
     _put(files, aside)
+    shutil.rmtree(aside)  # else the whole project lies in the scratch folder in the end
 
 
 def _check(job_id: str, folder: Path) -> None:

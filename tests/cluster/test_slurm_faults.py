@@ -47,9 +47,10 @@ PATIENCE_S = 600
 pytestmark = pytest.mark.timeout(1200)  # all faults are part of the first test's time
 # Half a minute of training, most of it slept, with a checkpoint every second or so. The one whose time limit ends takes
 # two minutes: SLURM looks at limits every half a minute. The evaluation has a journal of 120 batches.
-STEPS, SAMPLES = "recipe.steps=600", "benchmark.decodings.sampled.samples=1500"
-OFTEN, NEVER = (f"execution.checkpoint_every_steps={n}" for n in (60, 100000))
-STEP_S = "0.2 if job.objective.name == 'nll' else 0.05"
+STEPS, SAMPLES = "recipe.steps=200", "benchmark.decodings.sampled.samples=1500"
+OFTEN, NEVER = (f"execution.checkpoint_every_steps={n}" for n in (20, 100000))
+LOGGED = "execution.log_every_steps=4"
+STEP_S = "0.6 if job.objective.name == 'nll' else 0.15"
 # Each job that is struck has a node for itself, from which a higher partition may drive it; the rest have c2.
 ALONE = [
     "+execution.resources={train: {kinds: [train], cpus: 8}}",
@@ -73,11 +74,11 @@ def not_on(*nodes: str) -> str:
 
 
 LAUNCHES = {
-    "struck": [STEPS, OFTEN, *ALONE, not_on("c2"), f"objective={','.join(STRUCK.values())}"],
-    "limited": [STEPS, OFTEN, *BESIDE, f"objective={LIMITED}"],
-    "asked": [STEPS, SAMPLES, *BESIDE, "objective=base"],
-    "cancelled": [STEPS, OFTEN, *ALONE, not_on("c2"), f"objective={CANCELLED}"],
-    "stuck": [STEPS, NEVER, *BESIDE, "hydra.launcher.signal_delay_s=30", f"objective={STUCK}"],
+    "struck": [STEPS, OFTEN, LOGGED, *ALONE, not_on("c2"), f"objective={','.join(STRUCK.values())}"],
+    "limited": [STEPS, OFTEN, LOGGED, *BESIDE, f"objective={LIMITED}"],
+    "asked": [STEPS, LOGGED, SAMPLES, *BESIDE, "objective=base"],
+    "cancelled": [STEPS, OFTEN, LOGGED, *ALONE, not_on("c2"), f"objective={CANCELLED}"],
+    "stuck": [STEPS, NEVER, LOGGED, *BESIDE, "hydra.launcher.signal_delay_s=30", f"objective={STUCK}"],
 }
 
 
@@ -232,7 +233,7 @@ def node_killed(world: World) -> None:
 
 def time_limit(world: World) -> None:
     files, job, _ = world.in_its_middle(LIMITED)
-    world.wait(lambda: max(steps_of(files), default=0) >= 50, files)
+    world.wait(lambda: max(steps_of(files), default=0) >= 20, files)
     world.slurm.scontrol("update", f"jobid={job}", "timelimit=1")
     world.wait_state(job, "PENDING")
     world.slurm.scontrol("update", f"jobid={job}", "timelimit=60")
@@ -288,8 +289,8 @@ def retried(world: World, *kills: Future[None]) -> None:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same jobs without SLURM and without faults."""
     grids = [
-        {"objective": [*STRUCK.values(), LIMITED, CANCELLED, STUCK], "recipe.steps": [600]},
-        {"objective": ["base"], "recipe.steps": [600], "benchmark.decodings.sampled.samples": [1500]},
+        {"objective": [*STRUCK.values(), LIMITED, CANCELLED, STUCK], "recipe.steps": [200]},
+        {"objective": ["base"], "recipe.steps": [200], "benchmark.decodings.sampled.samples": [1500]},
     ]
     common = {"backbone": ["lab-tiny"], "benchmark": ["lab-tiny"], "recipe": ["lab-tiny"]}
     conf = tmp_path_factory.mktemp("conf")
@@ -298,7 +299,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (conf / "sweep" / "expected.yaml").write_text("# @package _global_\n" + json.dumps(sweep))
     os.environ["BLL_CONF"] = str(conf)
     try:
-        return reference(tmp_path_factory, "sweep=expected", "tracker=off", OFTEN)
+        return reference(tmp_path_factory, "sweep=expected", "tracker=off", OFTEN, LOGGED)
     finally:
         del os.environ["BLL_CONF"]
 
