@@ -80,7 +80,8 @@ def fit_and_save(
         ranks=context.ranks,
         stop=context.stop,
     )
-    state = whole_state(model, keep=context.ranks.leads)
+    with context.ranks.operations():
+        state = whole_state(model, keep=context.ranks.leads)
     if context.ranks.leads:
         save_model(model, tokenizer, attempt.output("model"), state)
     parameters = sum(p.numel() for p in model.parameters())

@@ -89,6 +89,23 @@ def test_what_a_whole_sweep_set_is_a_variant_too_and_seeds_are_none(tmp_path: Pa
     assert asked.left_out[0].startswith("another variant (as configured): ")
 
 
+def test_what_an_earlier_launch_had_otherwise_is_no_evidence(tmp_path: Path) -> None:
+    """A sweep was launched again after its benchmark had changed: the cells of then are no majority."""
+    builder = lab_store(tmp_path, objectives=("nll", "p"), questions=20)
+    again = [
+        (dataclasses.replace(one, benchmark=dataclasses.replace(one.benchmark, max_new_tokens=9)), overrides)
+        for one, overrides in lab_cells(("nll", "p"), questions=20)
+    ]
+    for one, _ in again:
+        builder.finish(one)
+    builder.launch(again, number=2)
+    found = read_evidence(tmp_path)
+    assert found.conditions is not None and found.conditions.more == ()
+    assert len(found.table) == 9 and [text.partition(":")[0] for text in found.left_out] == [
+        "another variant (as of launch 1)"
+    ]
+
+
 def test_a_setting_of_several_sweeps_counts_once_with_the_most_seeds(tmp_path: Path) -> None:
     builder = lab_store(tmp_path, objectives=("nll", "p"), questions=20)
     more = lab_cells(("nll", "p"), (("lab-c", "spell"),), seeds=(0, 1, 2), questions=20)

@@ -21,6 +21,7 @@ from analysis.report.runs import LOG_LINES, last_lines, runs
 from analysis.report.watch import store_state, watch_report
 from analysis.sources.scrub import scrubbed
 from analysis.sources.table import Results, load
+from analysis.statistics.benchmarks import by_place
 from analysis.statistics.continuum import gains, means
 from analysis.tables.results import number, with_interval
 from bll_sweeps.cli import run as bll
@@ -159,6 +160,11 @@ def test_a_missing_number_has_the_reason_of_its_own_benchmark(tmp_path: Path) ->
     for benchmark, told in (("rot", "OutOfMemory of p"), ("rot-hard", "TimeLimit of nll")):
         for row in rows.loc[[benchmark]].reset_index().to_dict("records"):
             assert told in why.of_gain(row)
+    (average,) = by_place(gains(results), results.cells).query("decoding == 'sampled'").to_dict("records")
+    told = why.of_gain(average)
+    assert (
+        told.startswith("lacks rot (") and "OutOfMemory of p" in told and ", rot-hard (" in told and "TimeLimit" in told
+    )
     lacking = [row for row in means(results).to_dict("records") if not row["n"]]
     assert {(row["benchmark"], "OutOfMemory" in why.of_score(row)) for row in lacking} == {
         ("rot", True),

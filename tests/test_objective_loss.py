@@ -323,8 +323,10 @@ def assert_as_exact_as_naive(
         assert all(torch.isfinite(a).all() for a, _ in pairs)
         return max(((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-9)).item() for a, b in pairs)
 
-    # What rounding of the logits alone may do, which strikes either: in log p it is an error of their own size.
+    # What rounding of the logits alone may do, which strikes either: in log p it is an error of their own size. Small
+    # ones of bfloat16 are rounded alike by both.
     largest = (exact[0] @ exact[1].T).abs().max().item()
+    largest = 0.0 if dtype == torch.bfloat16 and largest < 30 else largest
     allowed = 3 * error(naive_loss(*rounded, target, objective, 7, base=base)[0])
     allowed += 2 * (4 + largest) * torch.finfo(dtype).eps
     assert error(objective_loss(*rounded, target, objective, 7, chunk=chunk, base=base)[0]) <= allowed

@@ -239,6 +239,19 @@ def test_rows_of_other_code_are_not_gone_on_with(store: Path, server: WandbServe
     assert f"{files.id}: StoreError: the server has rows of another result" in done.stderr
 
 
+def test_a_run_without_rows_is_anybodys(store: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation crashed online, its code was mended, and it was made."""
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    layout, record = Layout(store), record_of(store, "evaluate")
+    own, folder = identity(layout, read_spec(record.job)), store.parent / "crashed"
+    run = open_tracker(Tracker(name="test", wandb="online"), own, folder, code="0ther")
+    run.close(ok=False)
+    assert server.run(record.job.id).summary()[names.CODE] == "0ther"
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    assert_complete(server, store)
+
+
 def test_a_live_run_of_another_result_says_so_and_leaves_the_one_there(
     store: Path, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

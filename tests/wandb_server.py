@@ -470,7 +470,7 @@ class _Handler(BaseHTTPRequestHandler):
             known = base64.b64decode(given).decode(errors="replace").rpartition(":")[2]
             status = None if known == KEY else 401
         if status is not None:
-            self._json({"errors": [{"message": f"refused with {status}"}]}, status)
+            self._json({"errors": [{"message": f"no, says the stand-in ({status})"}]}, status)
         return status is not None
 
     def _body(self) -> bytes:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.sources.cells import settings_of
+from analysis.sources.cells import OUTDATED, settings_of
 from analysis.sources.reading import PRIORS, Reader
 from analysis.sources.table import Results, load
-from analysis.statistics.benchmarks import PRIMARY, by_place
+from analysis.statistics.benchmarks import PRIMARY, by_primary
 from analysis.statistics.continuum import gains
 from analysis.statistics.crossover import SETTING
 from analysis.statistics.intervals import Interval, ratio_interval
@@ -169,11 +169,12 @@ def _recipe(layout: Layout, job: str) -> str | None:
 
 
 def _most_common(described: list[list[Conditions | None]]) -> Conditions | None:
-    """Of the trained cells; the first in the order of their text among equals."""
+    """Of the trained cells, those left out that a later launch has otherwise; among equals what sets least."""
     counts: dict[Conditions, int] = {}
     for one in (one for rows in described for one in rows if one is not None):
-        counts[one] = counts.get(one, 0) + 1
-    return min(counts, key=lambda one: (-counts[one], str(one)), default=None)
+        if not any(text.startswith(OUTDATED) for text in one.more):
+            counts[one] = counts.get(one, 0) + 1
+    return min(counts, key=lambda one: (-counts[one], len(one.more), str(one)), default=None)
 
 
 def _agreeing(
@@ -200,15 +201,8 @@ def _why_not(row: dict[Any, Any], own: Conditions | None, wanted: Conditions | N
 
 
 def _primary(results: Results) -> pd.DataFrame:
-    """Gains by each benchmark's primary decoding, domains of several benchmarks averaged."""
-    table = gains(results)
-    if table.empty:
-        return table
-    placed = by_place(table.assign(variant=""), results.cells)
-    own = placed[placed["decoding"] == PRIMARY]
-    several = set(own["domain"])
-    rest = placed[placed["primary"].astype(bool) & ~placed["domain"].isin(several)]
-    return pd.concat([own, rest], ignore_index=True).assign(decoding=PRIMARY)
+    """Gains by the primary decodings, whatever else was set."""
+    return by_primary(gains(results).assign(variant=""), results.cells).assign(decoding=PRIMARY)
 
 
 def _once(table: pd.DataFrame) -> pd.DataFrame:

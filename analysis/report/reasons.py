@@ -23,24 +23,29 @@ class Reasons:
 
     def of_score(self, row: Mapping[Any, Any]) -> str:
         """row: of `continuum.means` or of averages, without a score."""
-        return _lacks(row) or self._missing.get(_key(row)) or "no reason is known"
+        return self._lacks(row, row) or self._missing.get(_key(row)) or "no reason is known"
 
     def of_gain(self, row: Mapping[Any, Any]) -> str:
         """row: of `continuum.gains` or of averages, without a gain."""
         other = {**row, "objective": REFERENCE}
-        told = _lacks(row) or self._missing.get(_key(row)) or self._missing.get(_key(other))
+        told = self._lacks(row, row, other) or self._missing.get(_key(row)) or self._missing.get(_key(other))
         if told:
             return told
         if _key(other) in self._done:
             return f"its runs and those of {REFERENCE.upper()} share no seed, engine, grader or question"
         return f"there is no {REFERENCE.upper()} to compare with"
 
+    def _lacks(self, average: Mapping[Any, Any], *sides: Mapping[Any, Any]) -> str:
+        """Of an average: the benchmarks without a number, each with what is known of it."""
+        lacking = average.get("lacking")
+        if not (isinstance(lacking, str) and lacking):
+            return ""
+        told = []
+        for name in lacking.split(", "):
+            why = (self._missing.get(_key({**side, "benchmark": name})) for side in sides)
+            told.append(" ".join(filter(None, [name, next((f"({text})" for text in why if text), "")])))
+        return f"lacks {', '.join(told)}"
+
 
 def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in (*_OF_PLACE, "objective"))
-
-
-def _lacks(row: Mapping[Any, Any]) -> str:
-    """Of an average: the benchmarks without a number."""
-    lacking = row.get("lacking")
-    return f"lacks {lacking}" if isinstance(lacking, str) and lacking else ""

@@ -17,6 +17,7 @@ from bll_sweeps.store.records import read_json
 _JOB = re.compile("[a-z]+-[0-9a-f]{16}")
 AXES = ("objective", "backbone", "domain", "benchmark", "recipe", "seed")
 # Overrides that say how and where a cell runs make no other variant of it, nor does the choice of an axis.
+OUTDATED = "as of launch "  # a variant: what a later launch of the same cell has otherwise
 _PLACES = {"sweep", "execution", "tracker", "paths", "hydra"}
 
 
@@ -114,7 +115,7 @@ def distinct_cells(manifests: list[dict[str, Any]]) -> tuple[list[ManifestCell],
         newest = max(cell.launch for cell in namesakes)
         for cell in namesakes:
             if cell.launch < newest:
-                cell.variant = ", ".join(filter(None, [cell.variant, f"as of launch {cell.launch}"]))
+                cell.variant = ", ".join(filter(None, [cell.variant, f"{OUTDATED}{cell.launch}"]))
     _name_recipes(cells)
     return cells, shared
 

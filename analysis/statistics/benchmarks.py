@@ -160,6 +160,18 @@ def by_place(table: pd.DataFrame, every: pd.DataFrame | None = None, view: View 
     return _adjusted(kept.drop(columns="_at"))
 
 
+def by_primary(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Of `by_place` the rows by each benchmark's primary decoding, each place and objective once: a domain whose
+    benchmarks have several primary decodings has its rows of decoding PRIMARY.
+    """
+    if table.empty:
+        return table
+    placed = by_place(table, cells)
+    own = placed[placed["decoding"] == PRIMARY]
+    rest = placed[placed["primary"].astype(bool) & ~placed["domain"].isin(set(own["domain"]))]
+    return pd.concat([own, rest], ignore_index=True)
+
+
 def _with_primary(table: pd.DataFrame) -> pd.DataFrame:
     mine = table[table["primary"].astype(bool) & (table["decoding"] != "")] if len(table) else table
     if mine.empty or mine["decoding"].nunique() == 1:

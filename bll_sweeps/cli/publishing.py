@@ -115,17 +115,18 @@ def _tables(layout: Layout, sweep: str) -> tuple[str, list[str]]:
     wrong with the records.
     """
     from analysis.sources.table import load
-    from analysis.statistics.benchmarks import by_place
+    from analysis.statistics.benchmarks import PRIMARY, by_primary
     from analysis.statistics.continuum import gains
     from analysis.tables.formats import markdown
     from analysis.tables.sweep import crossover_rows, crossovers_grid, gains_grid
 
     results = load(layout.root, sweep)
-    placed = by_place(gains(results), results.cells)
-    known = placed[placed["primary"].astype(bool) & (placed["n"] > 0)] if len(placed) else placed
+    known = by_primary(gains(results), results.cells)
+    known = known[known["n"] > 0] if len(known) else known
     if known.empty:
         return "", results.problems
-    parts = [markdown(gains_grid(known.head(_MOST_GAINS))), markdown(crossovers_grid(crossover_rows(known)))]
+    crossovers = crossover_rows(known.assign(decoding=PRIMARY))
+    parts = [markdown(gains_grid(known.head(_MOST_GAINS))), markdown(crossovers_grid(crossovers))]
     if len(known) > _MOST_GAINS:
         parts.insert(1, f"{len(known) - _MOST_GAINS} more are in `bll report {sweep}`.\n")
     return "\n".join(parts), results.problems

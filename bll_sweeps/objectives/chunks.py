@@ -13,8 +13,8 @@ from torch import Tensor
 # Targets with this value are not supervised.
 IGNORE = -100
 
-# Chunks of about 2^23 logits (32 MiB in float32), but never so few rows that the matrix products starve.
-# A GPU reads and writes the gradient of the whole output embedding once per chunk, so there are to be few.
+# Chunks of about 2^23 logits (32 MiB in float32), but never so few rows that the matrix products starve; 512 MiB on a
+# GPU, which reads and writes the gradient of the whole output embedding once per chunk, so that there are to be few.
 _CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**27}
 _CHUNK_ROWS = 256
 

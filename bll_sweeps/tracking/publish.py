@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,13 +30,11 @@ from bll_sweeps.tracking.wandb import described, is_online
 if TYPE_CHECKING:
     from bll_sweeps.tracking.session import Alive
 
-VERSION = 1  # of what a published run holds; another one publishes all of them again
+VERSION = 2  # of what a published run holds; another one publishes all of them again
 AT_ONCE = 8
 _PAGE = 200  # runs asked for in one request
 FINISH_TIMEOUT_S = 900  # for what a run still has to send; a job has half a minute
 _SILENT = "the server does not answer any more"
-# Of an error that is the key's: wandb has one type for a wrong key and for an outage.
-_REFUSED = re.compile(r"refused with 40[13]\b|API_KEY invalid")
 _LOOK_AGAIN_S = (1.0, 2.0, 4.0)  # a server may take a moment to count what it was sent
 
 
@@ -148,13 +145,24 @@ def reachable(target: Target) -> tuple[Target, str]:
         own = str(wandb.Api(timeout=30).default_entity or "")  # asks the server, also where an entity is given
     except Exception as error:  # noqa: BLE001 - wandb raises what it likes
         problem = f"W&B at {settings.base_url} cannot be used ({described(error)})"
-        if isinstance(error, wandb.errors.UsageError) or _REFUSED.search(str(error)):
+        if _is_the_keys(error):
             where = "a key comes from `wandb login` or $WANDB_API_KEY, another server from $WANDB_BASE_URL"
             raise UsageError(f"{problem}: {where}") from None
         raise ConnectionError(f"{problem}: it does not answer, or not as W&B does ($WANDB_BASE_URL)") from None
     entity = target.entity or own
     found = Target(target.project, entity)
     return found, found.key(settings.base_url)
+
+
+def _is_the_keys(error: Exception) -> bool:
+    """Whether a key is missing, is none, or is refused; wandb has one type of error for these and for an outage."""
+    import wandb
+
+    if isinstance(error, wandb.errors.UsageError):
+        return True
+    answer = getattr(error.__cause__, "response", None)
+    refused = answer is not None and answer.http_status < 500
+    return isinstance(error, wandb.errors.AuthenticationError) and (error.__cause__ is None or refused)
 
 
 def _work(
@@ -166,7 +174,9 @@ def _work(
         try:
             record, spec = read_record(files), read_spec(files)
             # A job that is online itself has its run in hand; two writers would write over each other's rows.
-            if record is None and not (live and files.attempts() and not is_online(files.attempts()[-1].wandb)):
+            if record is None and not (
+                live and files.attempts() and not is_online(spec.tracker, files.attempts()[-1].wandb)
+            ):
                 out.unfinished += 1
                 continue
             attempt = record.attempt if record else files.attempts()[-1]
@@ -207,20 +217,16 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
         project=target.project,
         entity=target.entity,
         code=code_of(item.attempt),
+        result=str(rest.summary.get(names.ROWS, "")),
         ends=item.record is not None,
         runs_here=False,
         finish_timeout_s=FINISH_TIMEOUT_S,
     )
     try:
-        if item.record:
-            session.require(str(rest.summary.get(names.ROWS, "")))
         for row in told:
             session.log(row)
         if item.record:
             session.add(rest, model=item.spec.tracker.checkpoints)
-    except StoreError:  # what is on the server is whole in its way
-        session.finish()
-        raise
     except BaseException:
         with contextlib.suppress(Exception):
             session.finish(ok=False)

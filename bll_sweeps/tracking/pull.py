@@ -71,8 +71,8 @@ def pull(
     """Brings the project's finished jobs (of a sweep: those with its tag) into the store, and their cells as a launch.
 
     A job that is done here is left as it is; one that was pulled also gets what came to it since: scores of other
-    graders, cells of other sweeps. on_job(jobs brought, jobs to bring). UsageError without a key, a server or
-    such a project.
+    graders, cells of other sweeps. on_job(jobs brought, jobs to bring). UsageError without a key or such a project,
+    ConnectionError without a server.
     """
     import wandb
 

@@ -75,13 +75,14 @@ class Session:
         project: str,
         entity: str = "",
         code: str = "",
+        result: str = "",
         ends: bool = True,
         runs_here: bool = True,
         finish_timeout_s: float = FINISH_TIMEOUT_S,
     ):
-        """code: digest of what made or makes the rows: attempts of one code go on from each other. ends: whether
-        `finish` ends the run for the server too, and not only this part of it. runs_here: whether this process is the
-        job, so that its machine and load belong to the run.
+        """code: digest of what made or makes the rows: attempts of one code go on from each other. result: what
+        names.ROWS is to be, once that is known. ends: whether `finish` ends the run for the server too, and not only
+        this part of it. runs_here: whether this process is the job, so that its machine and load belong to the run.
         """
         import wandb
 
@@ -124,22 +125,25 @@ class Session:
         self.count = 0  # rows that the job has told of
         self.had = int(self._run.starting_step) if self._run.resumed else 0  # rows that the run had already
         self.before = dict(self._run.summary) if self._run.resumed else {}  # its summary until now
-        self._code = code
+        self._code, self._refused = code, False
         try:
-            self.require()
+            self._require(result)
         except StoreError:
-            self.finish()
+            self.finish(ok=False)
             raise
         if self._run.resumed:
             self._run.tags = tuple(sorted({*(self._run.tags or ()), *identity.tags}))  # some came later, some by hand
         if code:
             self.summary({names.CODE: code})
 
-    def require(self, result: str = "") -> None:
-        """StoreError if the run that is gone on with is of another result. result: what names.ROWS is to be."""
+    def _require(self, result: str) -> None:
+        """StoreError if the run that is gone on with has another result: by what names.ROWS is to be, or as long as one
+        of them is not known, where it has rows, by the code that made them.
+        """
         had, code = self.before.get(names.ROWS), self.before.get(names.CODE)
-        other = had != result if had and result else bool(code and self._code) and code != self._code
-        if other:
+        by_code = bool(self.had and code and self._code) and code != self._code
+        if had != result if had and result else by_code:
+            self._refused = True
             raise StoreError(OTHER_RESULT)
 
     def log(self, row: dict[str, Any]) -> None:
@@ -151,7 +155,7 @@ class Session:
 
     def add(self, content: Content, *, model: bool = False) -> None:
         """All that the finished job leaves, after its last row; model: the weights too, by reference."""
-        self.require(str(content.summary.get(names.ROWS, "")))
+        self._require(str(content.summary.get(names.ROWS, "")))
         with ARTIFACTS:
             if media := _media(content):
                 self._log(media)
@@ -164,6 +168,8 @@ class Session:
             self._run.tags = tuple(sorted({*(self._run.tags or ()), names.tag("region", region)}))
 
     def finish(self, ok: bool = True) -> None:
+        """A run that was refused stays what it was: finished, if it had a result."""
+        ok = ok or (self._refused and names.ROWS in self.before)
         self._run.finish(exit_code=0 if ok else 1)
 
     def _log(self, values: dict[str, Any]) -> None:

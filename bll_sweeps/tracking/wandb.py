@@ -63,9 +63,12 @@ def open_tracker(settings: Tracker, identity: Identity, folder: Path, code: str 
     return Run() if mode == "off" else _WandbRun(mode, settings, identity, folder, code)
 
 
-def is_online(folder: Path) -> bool:
-    """Whether the mirror in this folder has, or had, a run on a server; one that could not be used is none."""
-    return any((folder / "wandb").glob("run-*"))
+def is_online(settings: Tracker, folder: Path) -> bool:
+    """Whether the mirror in this folder has, had or may yet get a run on a server; where the server could not be used
+    it has an offline one.
+    """
+    online, offline = (any((folder / "wandb").glob(name)) for name in ("run-*", "offline-run-*"))
+    return online or (settings.wandb == "online" and not offline)
 
 
 def preload(settings: Tracker) -> None:

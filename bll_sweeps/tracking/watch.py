@@ -37,7 +37,8 @@ def watch(layout: Layout, job_ids: Sequence[str]) -> int:
     if not sys.stdout.isatty():
         raise UsageError("`bll watch` needs a terminal; `bll status --json` and `bll results --csv` do not")
     if not run_folders(layout, job_ids):
-        raise UsageError("no job of it has a run of wandb's on this disk: it was launched with tracker=off")
+        why = "none has started yet, it was launched with tracker=off, or it was pulled"
+        raise UsageError(f"no job of it has a run of wandb's on this disk: {why}")
     with tempfile.TemporaryDirectory(prefix="bll-watch-") as folder, environment(Path(folder)):
         runs = Path(folder) / "wandb"
         runs.mkdir()

@@ -80,8 +80,9 @@ def fit(
     ranks raise Interrupted (after the last step there is nothing to interrupt). Raises FloatingPointError, naming step,
     objective and learning rate, when a loss or gradient is not finite, and PeerLost when another rank is gone.
     """
-    device, base = _prepare(model, objective, recipe, execution, ranks)
-    _check(model, examples[0], objective, recipe, execution, device)
+    with ranks.operations():
+        device, base = _prepare(model, objective, recipe, execution, ranks)
+        _check(model, examples[0], objective, recipe, execution, device)
     trainer = _Trainer(model, base, Sequences.of(examples), objective, recipe, execution, device, ranks, stop)
     total = recipe.total_steps(len(examples))
     order = DataOrder(seed, len(examples), recipe)
@@ -347,6 +348,7 @@ def _prepare(
     """
     if execution.attention.startswith("flash") and recipe.dtype != "bfloat16":
         raise UsageError(f"execution.attention={execution.attention!r} needs recipe.dtype=bfloat16, not {recipe.dtype}")
+    head_weight(model)  # it must have one
     device = use_device(execution, ranks)
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
     use_attention(model, execution.attention)

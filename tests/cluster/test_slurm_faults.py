@@ -45,7 +45,7 @@ from bll_sweeps.store.records import is_done, read_json, read_record
 
 PATIENCE_S = 600
 pytestmark = pytest.mark.timeout(1200)  # all faults are part of the first test's time
-# Half a minute of training, most of it slept, with a checkpoint every second or so. The one whose time limit ends takes
+# Half a minute of training, most of it slept, with a checkpoint every three seconds. The one whose time limit ends takes
 # two minutes: SLURM looks at limits every half a minute. The evaluation has a journal of 120 batches.
 STEPS, SAMPLES = "recipe.steps=200", "benchmark.decodings.sampled.samples=1500"
 OFTEN, NEVER = (f"execution.checkpoint_every_steps={n}" for n in (20, 100000))
@@ -233,7 +233,7 @@ def node_killed(world: World) -> None:
 
 def time_limit(world: World) -> None:
     files, job, _ = world.in_its_middle(LIMITED)
-    world.wait(lambda: max(steps_of(files), default=0) >= 20, files)
+    world.wait(lambda: max(steps_of(files), default=0) >= 40, files)
     world.slurm.scontrol("update", f"jobid={job}", "timelimit=1")
     world.wait_state(job, "PENDING")
     world.slurm.scontrol("update", f"jobid={job}", "timelimit=60")
