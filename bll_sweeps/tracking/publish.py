@@ -173,17 +173,14 @@ def _work(
         files = layout.job(job_id)
         try:
             record, spec = read_record(files), read_spec(files)
-            # A job that is online itself has its run in hand; two writers would write over each other's rows.
-            if record is None and not (
-                live and files.attempts() and not is_online(spec.tracker, files.attempts()[-1].wandb)
-            ):
-                out.unfinished += 1
-                continue
-            attempt = record.attempt if record else files.attempts()[-1]
             if record is None:
-                yield Item(job_id, spec, None, attempt, "")
                 out.unfinished += 1
+                attempts = files.attempts() if live else []
+                # A job that is online itself has its run in hand; two writers would write over each other's rows.
+                if attempts and not is_online(spec.tracker, attempts[-1].wandb):
+                    yield Item(job_id, spec, None, attempts[-1], "")
                 continue
+            attempt = record.attempt
             digest = _digest(layout, spec, record, sweeps)
             known = read_json_if(layout.published(server, job_id))
             if known and known["digest"] == digest and not again:

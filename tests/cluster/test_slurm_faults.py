@@ -45,8 +45,8 @@ from bll_sweeps.store.records import is_done, read_json, read_record
 
 PATIENCE_S = 600
 pytestmark = pytest.mark.timeout(1200)  # all faults are part of the first test's time
-# Half a minute of training, most of it slept, with a checkpoint every three seconds. The one whose time limit ends takes
-# two minutes: SLURM looks at limits every half a minute. The evaluation has a journal of 120 batches.
+# Half a minute of training, most of it slept, with a checkpoint every three seconds. The one whose time limit ends
+# takes two minutes: SLURM looks at limits every half a minute. The evaluation has a journal of 120 batches.
 STEPS, SAMPLES = "recipe.steps=200", "benchmark.decodings.sampled.samples=1500"
 OFTEN, NEVER = (f"execution.checkpoint_every_steps={n}" for n in (20, 100000))
 LOGGED = "execution.log_every_steps=4"
