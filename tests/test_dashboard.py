@@ -250,7 +250,7 @@ def test_the_report_has_the_gains_in_numbers(store: Layout) -> None:
     blocks = json.loads(store.dashboard("lab").report.read_text())["spec"]["blocks"]
     (told,) = [block["content"] for block in blocks if block["type"] == "markdown-block"]
     assert "| lab-a · spell | spell |  | p | sampled | " in told and "greedy" not in told.partition("Gain over NLL:")[0]
-    assert "| p | sampled |  | pooled | none: " in told
+    assert "| p | primary |  | pooled | none: " in told
 
 
 def test_an_unknown_sweep_is_answered_with_the_choices(store: Layout, capsys: pytest.CaptureFixture[str]) -> None:
