@@ -220,8 +220,9 @@ def _bring(layout: Layout, item: Item, sweeps: Sweeps, target: Target, folder: P
         finish_timeout_s=FINISH_TIMEOUT_S,
     )
     try:
-        for row in told:
-            session.log(row)
+        with session.together():
+            for row in told:
+                session.log(row)
         if item.record:
             session.add(rest, model=item.spec.tracker.checkpoints)
     except BaseException:
