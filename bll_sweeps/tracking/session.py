@@ -9,13 +9,16 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import math
 import os
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,6 +129,7 @@ class Session:
         self.had = int(self._run.starting_step) if self._run.resumed else 0  # rows that the run had already
         self.before = dict(self._run.summary) if self._run.resumed else {}  # its summary until now
         self._code, self._refused = code, False
+        self._held: list[Any] | None = None  # rows that are to go together
         try:
             self._require(result)
         except StoreError:
@@ -152,28 +156,24 @@ class Session:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Rows that are logged within the block go to wandb's helper process in one go, at its end: each by itself
-        takes two switches of threads, for which several runs at once have to wait. By private parts of wandb, whose
-        version is pinned; one that lacks them sends each row by itself.
+        """Rows that are logged within the block go to wandb's helper process at its end, in one go: each by itself
+        takes two switches of threads, for which several runs at once have to wait, and is looked at for what it might
+        hold besides numbers. By private parts of wandb, whose version is pinned; with others each row goes alone.
         """
         interface: Any = getattr(self._run, "_interface", None)
-        if not all(hasattr(interface, name) for name in ("_publish", "_assign", "_asyncer", "_client")):
+        if not all(hasattr(interface, name) for name in ("_assign", "_asyncer", "_client")) or not _row_works():
             yield
             return
-        held: list[Any] = []
-        interface._publish = lambda record, *, nowait=False: held.append(record)
+        self._held = []
         try:
             yield
+            held = self._held
         finally:
-            del interface._publish  # the class has its own
+            self._held = None
 
         async def send() -> None:
-            from wandb.proto.wandb_server_pb2 import ServerRequest
-
-            for record in held:
-                interface._assign(record)
-                request = ServerRequest()
-                request.record_publish.CopyFrom(record)
+            for request in held:
+                interface._assign(request.record_publish)
                 await interface._client.publish(request)
 
         interface._asyncer.run(send)
@@ -202,8 +202,38 @@ class Session:
 
     def _log(self, values: dict[str, Any]) -> None:
         if self.count >= self.had:
-            self._run.log(values, step=self.count, commit=True)
+            if self._held is None:
+                self._run.log(values, step=self.count, commit=True)
+            else:
+                self._held.append(_row(values, self.count))
         self.count += 1
+
+
+def _row(values: Mapping[str, Any], step: int) -> Any:
+    """The message in which wandb sends a row of plain values to its helper process."""
+    from wandb.proto.wandb_server_pb2 import ServerRequest
+
+    request = ServerRequest()
+    history = request.record_publish.request.partial_history
+    for key, value in (*values.items(), ("_timestamp", time.time())):
+        item = history.item.add()
+        item.key, item.value_json = key, _as_json(value)
+    history.step.num, history.action.flush = step, True
+    return request
+
+
+def _as_json(value: Any) -> str:
+    """Of a number at once: json.dumps makes an encoder first."""
+    plain = type(value) is int or (type(value) is float and math.isfinite(value))
+    return repr(value) if plain else json.dumps(value, allow_nan=False)
+
+
+@cache
+def _row_works() -> bool:
+    try:
+        return bool(_row({"x": 0.5}, 3).record_publish.request.partial_history.step.num == 3)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return False
 
 
 def _media(content: Content) -> dict[str, Any]:
