@@ -291,7 +291,7 @@ def test_a_server_that_dies_during_a_publish_ends_it_and_the_next_completes_it(
     server.faults = die
     layout, jobs, began = Layout(store), [record.job.id for record in records(store)], time.monotonic()
     out = publish(layout, jobs, Target("bll-sweeps"), at_once=2)
-    assert time.monotonic() - began < 200  # not each run's timeout of a quarter of an hour
+    assert time.monotonic() - began < 120  # as the README says; each run alone may wait a quarter of an hour
     assert set(out.problems) == set(jobs) and out.new == 0
     assert any("does not answer any more" in problem for problem in out.problems.values())
     server.faults = lambda method, path, operation: None
