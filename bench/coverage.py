@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -207,6 +208,28 @@ def promised(row: Row, by_difference: bool = True) -> tuple[float, float]:
     return (0.93, 0.97) if telling >= 10 - 1e-9 else (0.9, 1.0)
 
 
+def attainable() -> Iterator[Row]:
+    """What any rule can cover, exactly, where questions are all or nothing (shape 0), n = 30, accuracy .5, no gain.
+
+    Of a rule that treats both sides alike, and to which a question more on either side is no more evidence, one number
+    decides: from how many questions that differ, all on one side, it calls a difference significant. It then errs
+    wherever all are on one side, and at most wherever one side leads by that many.
+    """
+    for lead, shared in itertools.product((2, 3, 4), (0.9, 1 - 8 / 30)):
+        differ = (1 - shared) / 2
+        one_sided = leading = 0.0
+        for k in range(lead, 31):
+            chance = math.comb(30, k) * differ**k * (1 - differ) ** (30 - k)
+            one_sided += chance * 2.0 ** (1 - k)
+            leading += chance * sum(math.comb(k, wins) for wins in range(k + 1) if abs(2 * wins - k) >= lead) / 2**k
+        yield {
+            "significant from": f"{lead} : 0",
+            "questions that differ": 30 * differ,
+            "coverage at least": 1 - leading,
+            "coverage at most": 1 - one_sided,
+        }
+
+
 def table(rows: list[Row]) -> Iterator[str]:
     yield "| " + " | ".join(rows[0]) + " |"
     yield "|" + " --- |" * len(rows[0])
@@ -215,7 +238,7 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 
 def _text(key: str, value: Any) -> str:
-    if key in ("coverage", "over questions", "power", "told"):
+    if key.startswith("coverage") or key in ("over questions", "power", "told"):
         return f"{100 * value:.1f} %"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -231,6 +254,10 @@ def verdict(rows: list[Row]) -> Iterator[str]:
         yield "By n x min(accuracy, 1 - accuracy) >= 10 alone, however few questions differ:"
         yield ""
         yield from _outside(rows, by_difference=False)
+        yield "No rule keeps these bounds at every number of questions that differ. Where questions are all or nothing,"
+        yield "n = 30, accuracy 0.5, no difference, whatever the rule, exactly:"
+        yield ""
+        yield from table(list(attainable()))
 
 
 def _outside(rows: list[Row], by_difference: bool = True) -> Iterator[str]:
