@@ -6,6 +6,7 @@ Run as a script it trains one small model in the given folder, to be killed from
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import signal
@@ -300,13 +301,31 @@ def test_how_a_step_is_computed_does_not_change_the_result(change, tmp_path):
     torch.testing.assert_close(weights(model), weights(expected), rtol=1e-8, atol=1e-12)
 
 
-def adapted(seed: int = 0) -> PreTrainedModel:
+def test_activation_checkpointing_computes_layers_again(tmp_path):
+    passes = []
+    for again in (False, True):
+        model, count = small_model(), itertools.count()
+        model.model.layers[0].mlp.register_forward_hook(lambda *_, count=count: (next(count), None)[1])
+        execution = replace(EXECUTION, activation_checkpointing=again)
+        run(tmp_path / str(again), recipe=replace(RECIPE, steps=2), execution=execution, model=model)
+        passes.append(next(count))
+    # Beside the steps' own passes there are those that check the model.
+    assert passes[1] > passes[0] > 2
+
+
+def adapted(*targets: str, tied: bool = True) -> PreTrainedModel:
     """Layers and head frozen, with adapters of low rank beside the projections."""
     from peft import LoraConfig
 
-    model = small_model(seed)
-    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights="gaussian"))
+    model, targets = small_model(tied=tied), targets or ("q_proj", "v_proj")
+    model.add_adapter(LoraConfig(r=2, target_modules=list(targets), init_lora_weights="gaussian"))
     return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_of_the_head_which_would_not_be_trained_is_refused(tied, tmp_path):
+    with pytest.raises(UsageError, match=r"output embedding must be one weight, .* but has .*lora_A"):
+        run(tmp_path, model=adapted("q_proj", "lm_head", tied=tied))
 
 
 def test_adapters_train_beside_a_frozen_model_and_head(tmp_path):

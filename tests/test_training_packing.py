@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from test_training_fit import small_model
 
 from bll_sweeps.grid.axes import Recipe
-from bll_sweeps.training.model import hidden_states
+from bll_sweeps.objectives.catalogue import NLL
+from bll_sweeps.objectives.objective_loss import objective_loss
+from bll_sweeps.training.model import head_weight, hidden_states
 from bll_sweeps.training.packing import Batching, DataOrder, Sequences, best_fit
 
 
@@ -150,4 +152,9 @@ def test_every_attention_kernel_keeps_packed_sequences_apart(kernel):
     ((part, line),) = packed.micro_batches(rows, Batching(packed=True, tokens=64, one_line=kernel == "flex_attention"))
     order = np.concatenate([np.arange(29)[np.repeat(rows, packed.supervised[rows]) == row] for row in part])
     assert len(order) == len(expected) == 29
-    torch.testing.assert_close(hidden_states(model, line), expected[torch.from_numpy(order)], rtol=1e-4, atol=1e-5)
+    found, expected = hidden_states(model, line), expected[torch.from_numpy(order)]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    targets = alone.targets[torch.from_numpy(order)]
+    assert torch.equal(line.targets, targets)
+    losses = [objective_loss(hidden, head_weight(model), targets, NLL, len(targets))[0] for hidden in (found, expected)]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0.0)

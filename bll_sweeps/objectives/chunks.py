@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from functools import cache
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 # Targets with this value are not supervised.
 IGNORE = -100
@@ -102,6 +105,12 @@ def _adds_in_place(device: torch.device, total: torch.dtype, of: torch.dtype) ->
     expected = out + left.T.to(total) @ left.to(total)
     try:
         torch.addmm(out, left.T, left, out_dtype=total, out=out)
+        added = bool(torch.equal(out, expected))
     except (RuntimeError, TypeError):  # another version of torch
-        return False
-    return bool(torch.equal(out, expected))
+        added = False
+    if not added:
+        log.warning(
+            "torch %s cannot add products of %s to %s on %s: each chunk's are rounded to %s first, which takes another "
+            "[V, D] of memory", torch.__version__, of, total, torch.cuda.get_device_name(device), of,
+        )  # fmt: skip
+    return added

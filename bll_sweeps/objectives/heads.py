@@ -57,19 +57,20 @@ def head(name: str, objective: Objective) -> Head:
 
 
 def check_head(name: str, objective: Objective, device: torch.device, dtype: torch.dtype) -> None:
-    """Compares a small gradient, tokens weighted very differently, with the plain one. UsageError if they differ."""
-    if name in ("own", "naive"):
-        return
+    """Compares a small gradient, tokens weighted very differently, with that of the plain one in float64. UsageError if
+    they differ. dtype: what is computed in; the output embedding is at least float32, as in a training.
+    """
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(64, 32, generator=generator).to(device, dtype)
-    table = torch.randn(300, 32, generator=generator).to(device, dtype)
+    table = torch.randn(300, 32, generator=generator).to(device, dtype)  # of `dtype` in value
     target = torch.randint(0, 300, (64,), generator=generator).to(device)
     target[::5] = IGNORE
     probe = Objective(name="probe", family="power", alpha=0.5)  # weights from 1e-8 to 1
     found = []
-    for loss in (head(name, objective), naive_loss):
-        exact = torch.float64 if loss is naive_loss else dtype
-        inputs = hidden.to(exact).requires_grad_(), table.to(exact).requires_grad_()
+    pairs: list[tuple[Head, torch.dtype]] = [(head(name, objective), dtype), (naive_loss, torch.float64)]
+    for loss, of in pairs:
+        master = torch.float32 if of == torch.bfloat16 else of
+        inputs = hidden.to(of).requires_grad_(), table.to(master).requires_grad_()
         found.append(torch.autograd.grad(loss(*inputs, target, probe, 50.0)[0], inputs))
     worst = max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(*found, strict=True))
     if not worst <= _TOLERANCE[dtype]:
@@ -91,7 +92,8 @@ def naive_loss(
     """objective_loss as one would write it: all logits at once, for autograd. The oracle of all others."""
     require(objective, denominator, base)
     seen_N = target_N != IGNORE
-    all_NV = torch.log_softmax(hidden_ND @ weight_VD.T, dim=-1, dtype=softmax_dtype(hidden_ND))[seen_N]
+    logits_NV = hidden_ND @ weight_VD.to(hidden_ND.dtype).T
+    all_NV = torch.log_softmax(logits_NV, dim=-1, dtype=softmax_dtype(hidden_ND))[seen_N]
     logp_M = all_NV.gather(1, target_N[seen_N][:, None])[:, 0]
     entropy_M = None
     if objective.needs_entropy:
@@ -130,7 +132,7 @@ def _from_per_token(nll: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Head:
         base: Base | None = None,
     ) -> tuple[Tensor, Tensor]:
         require(objective, denominator, base)
-        logp_N = -nll(hidden_ND, weight_VD, target_N).to(softmax_dtype(hidden_ND))
+        logp_N = -nll(hidden_ND, weight_VD.to(hidden_ND.dtype), target_N).to(softmax_dtype(hidden_ND))
         logp_N = logp_N - logp_N.detach().clamp(min=0)  # rounding of theirs may leave it above 0
         seen_N = target_N != IGNORE
         total = _f(objective, logp_N[seen_N], None).sum()
@@ -165,5 +167,5 @@ def _cut_cross_entropy() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _version(name: str) -> str:
-    package = {"liger": "liger-kernel", "cut_cross_entropy": "cut-cross-entropy"}.get(name, name)
+    package = {"own": "torch", "liger": "liger-kernel", "cut_cross_entropy": "cut-cross-entropy"}.get(name, name)
     return f"{package} {importlib.metadata.version(package)}"

@@ -32,7 +32,7 @@ from bll_sweeps.objectives.family import kept, value, weight
 
 
 class Base(NamedTuple):
-    """Hidden states [N, D'] and output embedding [V, D'] of the base model, for objectives with an anchor."""
+    """Hidden states [N, D'] and output embedding [V, D'] of the base model, alike in dtype: an anchor needs them."""
 
     hidden_ND: Tensor
     weight_VD: Tensor
@@ -49,10 +49,11 @@ def objective_loss(
 ) -> tuple[Tensor, Tensor]:
     """(sum over tokens of f(p) / denominator: a scalar, log p of each target token [N], detached, in nats).
 
-    Float32, or float64 if the inputs are. `denominator` is the caller's count of tokens over the whole step
-    (all of them, or the survivors); a denominator of 0 gives a loss of 0. Tokens whose target is IGNORE count
-    for nothing, and their log p is 0. The loss is differentiable once, in hidden and weight. ValueError for a negative
-    denominator, and for an anchor without a base model.
+    Float32, or float64 if the inputs are. The embedding may be wider than the hidden states, as a master copy in
+    float32 is: products are of the hidden states' dtype, its gradient is of its own. `denominator` is the caller's
+    count of tokens over the whole step (all of them, or the survivors); a denominator of 0 gives a loss of 0. Tokens
+    whose target is IGNORE count for nothing, and their log p is 0. The loss is differentiable once, in hidden and
+    weight. ValueError for a negative denominator, and for an anchor without a base model.
     """
     require(objective, denominator, base)
     wanted = torch.is_grad_enabled() and (hidden_ND.requires_grad, weight_VD.requires_grad)
@@ -83,7 +84,8 @@ class _ObjectiveLoss(torch.autograd.Function):
         base: Base | None,
         wanted: tuple[bool, bool],
     ) -> tuple[Tensor, Tensor]:
-        dtype = softmax_dtype(hidden_ND)
+        dtype, master = softmax_dtype(hidden_ND), weight_VD.dtype
+        weight_VD = weight_VD.to(hidden_ND.dtype)
         scale = 1.0 / denominator if denominator else 0.0
         d_hidden = torch.zeros_like(hidden_ND) if wanted[0] else None
         d_weight = torch.zeros_like(weight_VD, dtype=dtype) if wanted[1] else None
@@ -110,7 +112,7 @@ class _ObjectiveLoss(torch.autograd.Function):
                 del dz_CV
             del rows_of  # before the next chunk's logits are made
         # Saved as tensors, so that backward() frees them.
-        ctx.save_for_backward(d_hidden, None if d_weight is None else d_weight.to(weight_VD.dtype))
+        ctx.save_for_backward(d_hidden, None if d_weight is None else d_weight.to(master))
         ctx.mark_non_differentiable(logp_N)
         return (total * scale).to(dtype), logp_N
 

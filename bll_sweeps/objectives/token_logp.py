@@ -26,9 +26,9 @@ def token_logp(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, chunk: in
     """Log-probability of each target token [N] in nats; float32 (float64 if the inputs are), 0 where target
     is IGNORE.
 
-    The softmax is taken in float32 whatever the dtype of hidden and weight. Differentiable once; the backward pass
-    recomputes the logits chunk by chunk, of rows alone whose gradient is not zero. `chunk` rows at a time, 0:
-    automatic.
+    The softmax is taken in float32 whatever the dtype of hidden and weight; products are of hidden's, the weight may be
+    wider. Differentiable once; the backward pass recomputes the logits chunk by chunk, of rows alone whose gradient is
+    not zero. `chunk` rows at a time, 0: automatic.
     """
     return _TokenLogp.apply(hidden_ND, weight_VD, target_N, chunk, 0)[0]
 
@@ -45,8 +45,9 @@ def token_logp_and_entropy(
 class _TokenLogp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, chunk: int, top: int
+        ctx: Any, hidden_ND: Tensor, master_VD: Tensor, target_N: Tensor, chunk: int, top: int
     ) -> tuple[Tensor, Tensor]:
+        weight_VD = master_VD.to(hidden_ND.dtype)
         logp_N = hidden_ND.new_zeros(len(target_N), dtype=softmax_dtype(hidden_ND))
         entropy_N = torch.zeros_like(logp_N) if top else logp_N.new_empty(0)
         rows = (target_N != IGNORE).nonzero()[:, 0]
@@ -57,7 +58,7 @@ class _TokenLogp(torch.autograd.Function):
             if top:
                 entropy_N[index] = entropy_of(found, top)
             del found  # before the next chunk's logits are made
-        ctx.save_for_backward(hidden_ND, weight_VD, target_N)
+        ctx.save_for_backward(hidden_ND, master_VD, target_N)
         ctx.chunk = chunk
         ctx.mark_non_differentiable(entropy_N)
         return logp_N, entropy_N
@@ -65,7 +66,8 @@ class _TokenLogp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden_ND, weight_VD, target_N = ctx.saved_tensors
+        hidden_ND, master_VD, target_N = ctx.saved_tensors
+        weight_VD = master_VD.to(hidden_ND.dtype)
         wanted = ctx.needs_input_grad
         d_hidden = torch.zeros_like(hidden_ND) if wanted[0] else None
         d_weight = torch.zeros_like(weight_VD, dtype=softmax_dtype(hidden_ND)) if wanted[1] else None
@@ -81,4 +83,4 @@ class _TokenLogp(torch.autograd.Function):
             if d_weight is not None:
                 add_product(d_weight, dz_CV.T, hidden_CD)
             del dz_CV
-        return d_hidden, None if d_weight is None else d_weight.to(weight_VD.dtype), None, None, None
+        return d_hidden, None if d_weight is None else d_weight.to(master_VD.dtype), None, None, None

@@ -264,15 +264,17 @@ class _Trainer:
         base = None
         if self._base is not None:
             with torch.no_grad():
-                base = Base(*self._hidden_and_head(self._base, batch))
+                hidden, table = self._hidden_and_head(self._base, batch)
+                base = Base(hidden, table.to(hidden.dtype))
         hidden, table = self._hidden_and_head(self._model, batch)
         return self._head(hidden, table, batch.targets, self._objective, denominator, base=base)
 
     def _hidden_and_head(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         with autocast(self._device, self._recipe):
             hidden = hidden_states(model, batch)
-        table = whole_with_gradient(head_weight(model))
-        return (hidden.bfloat16(), table.bfloat16()) if self._recipe.dtype == "bfloat16" else (hidden, table)
+        # The head takes float32 weights as they are: the gradient of a bfloat16 copy would be rounded to that.
+        hidden = hidden.bfloat16() if self._recipe.dtype == "bfloat16" else hidden
+        return hidden, whole_with_gradient(head_weight(model))
 
     def _no_logp(self) -> Tensor:
         dtype = torch.float64 if self._recipe.dtype == "float64" else torch.float32

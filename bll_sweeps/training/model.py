@@ -137,10 +137,15 @@ def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 
 
 def head_weight(model: PreTrainedModel) -> Tensor:
-    """The output embedding [V, D]."""
+    """The output embedding [V, D]. UsageError for a head that is more than that: what it adds would not be trained."""
     head: Any = model.get_output_embeddings()
-    if head is None or getattr(head, "bias", None) is not None:
-        raise UsageError(f"{type(model).__name__} has no output embedding without bias: it cannot be trained here")
+    parts = [] if head is None else [name for name, _ in head.named_parameters()]
+    if parts != ["weight"]:
+        has = f"has {', '.join(parts)}" if parts else "is missing"
+        raise UsageError(
+            f"{type(model).__name__} cannot be trained here: its output embedding must be one weight, without bias or "
+            f"adapter, but {has}"
+        )
     return head.weight
 
 

@@ -95,7 +95,7 @@ def _token_logps(
     done = 0
     for rows, part in packed.micro_batches(np.arange(len(packed)), Batching(rows=batch), head.device):
         hidden = hidden_states(model, part)
-        logp = token_logp(hidden, head.to(hidden.dtype), part.targets).double().cpu().numpy()
+        logp = token_logp(hidden, head, part.targets).double().cpu().numpy()
         for row, piece in zip(rows, np.split(logp, np.cumsum(packed.supervised[rows])[:-1]), strict=True):
             out[row] = piece
         done += len(rows)
