@@ -41,13 +41,16 @@ FIXTURES = Path(__file__).parent / "fixtures"
         ("objective=nll,", ["objective=nll,", "KEY=VALUE"]),
         ("hydra.launcher.workers=-1", ["hydra.launcher.workers=-1", "must be >= 0"]),
         ("execution.head=cut_cross_entropy", ["execution.head='cut_cross_entropy'", "not installed"]),
-        ("execution.attention=flash_attention_2", ["execution.attention='flash_attention_2'", "flash-attn"]),
+        ("execution.attention=flash_attention_2 execution.device=auto", ["='flash_attention_2'", "flash-attn"]),
+        ("execution.attention=flex_attention", ["execution.attention='flex_attention'", "execution.device=cuda"]),
+        ("execution.device=cuda", ["execution.device='cuda'", "shows no GPU"]),
+        ("execution=cuda", ["execution.device='cuda'", "shows no GPU"]),
         ("sweep=lab,smoke", ["sweep='lab,smoke'", "must name one sweep"]),
         ("--no-such-option", ["--no-such-option"]),
     ],
 )
 def test_bad_input_is_one_line_and_starts_nothing(bll: Bll, tmp_path: Path, override: str, needles: list[str]) -> None:
-    done = bll("launch", override)
+    done = bll("launch", *override.split(" "), env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     for needle in needles:
@@ -65,6 +68,21 @@ def test_a_misspelt_key_in_a_choice_of_ones_own_is_named_with_its_file(bll: Bll,
     assert "objective/odd" in done.stderr
     assert "alpa is unknown; did you mean 'alpha'?" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_two_choices_of_one_name_are_refused(bll: Bll, tmp_path: Path) -> None:
+    """Else their results would stand under one name."""
+    choice = tmp_path / "conf" / "objective" / "copied.yaml"
+    choice.parent.mkdir(parents=True)
+    choice.write_text("name: nll\nfamily: formula\nformula: -p * logp\n")
+    env = {"BLL_CONF": str(tmp_path / "conf")}
+    for command in ("plan", "launch"):
+        done = bll(command, "objective=nll,copied", env=env)
+        assert done.returncode == 2
+        assert "objective='copied' is called 'nll', as objective=nll is" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert bll("plan", "objective=copied", env=env).returncode == 0
+    assert bll("plan", "objective=power", "objective.alpha=0.5,2", env=env).returncode == 0
 
 
 def test_a_benchmark_whose_domain_does_not_exist_is_named(bll: Bll, tmp_path: Path) -> None:

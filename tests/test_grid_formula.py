@@ -104,6 +104,10 @@ def test_spacing_is_no_other_objective_and_a_number_is() -> None:
         ({"formula": "log(q)"}, "must be finite for p from 0 to 1.*it is not at p=1"),
         ({"formula": "1 / (p * p)"}, "it is not at p=0"),
         ({"formula": "sqrt(p)"}, "and its derivative too; it is not at p=0"),
+        ({"formula": "1 / (p - 0.37)"}, "and its derivative too; it is not at p=0.37"),
+        ({"formula": "p / (p - g) ** 2", "parameters": {"g": 0.613}}, "it is not at p=0.613"),
+        ({"formula": "log((logp + 2) ** 2)"}, "it is not at p=0.135"),
+        ({"formula": "-logp", "weight": "p / (p - entropy / 2 - 0.1)"}, "whatever the entropy; it is not at p=0.6"),
         ({"formula": "-logp / entropy"}, "whatever the entropy; it is not at p=1"),
         ({"formula": "-logp / (1 - entropy)"}, "whatever the entropy; it is not at p=1"),
         (
@@ -121,6 +125,14 @@ def test_spacing_is_no_other_objective_and_a_number_is() -> None:
 def test_what_is_no_formula_is_named(given: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         Objective(name="own", family="formula", **given)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["(p - 0.37) * logp", "(p - 0.37) / (p - 0.37) * p", "where(p > 0.5, 1 / (p - 0.4), p)", "minimum(p, 0.3)"],
+)
+def test_a_zero_that_is_no_pole_is_no_harm(formula: str) -> None:
+    assert Objective(name="own", family="formula", formula=formula).formula == formula
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from bll_sweeps.objectives.family import kept, value
 from bll_sweeps.store.metrics import TIMING
 from bll_sweeps.training.data import Example
 from bll_sweeps.training.fit import FitResult, fit, learning_rate
+from bll_sweeps.training.model import use_attention
 from bll_sweeps.training.packing import DataOrder
 
 ROOT = Path(__file__).parents[1]
@@ -281,14 +282,20 @@ def test_sequences_that_could_see_each_other_are_refused_before_the_first_step(t
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_kernel_that_is_not_installed_is_named(tmp_path):
-    execution = replace(EXECUTION, packing=True, attention="flash_attention_2")
+def test_a_kernel_that_is_not_installed_is_named():
     with pytest.raises(UsageError, match=r"execution\.attention='flash_attention_2' cannot be used for Qwen2"):
-        run(tmp_path, CATALOGUE["nll"], replace(RECIPE, dtype="bfloat16"), execution)
+        use_attention(small_model(), "flash_attention_2")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_kernel_that_needs_a_gpu_is_refused_without_one(tmp_path):
+    execution = replace(EXECUTION, packing=True, attention="flex_attention", device="auto")
+    with pytest.raises(UsageError, match=r"execution\.attention='flex_attention' needs a GPU"):
+        run(tmp_path, CATALOGUE["nll"], RECIPE, execution)
 
 
 def test_flash_attention_in_float32_is_refused(tmp_path):
-    execution = replace(EXECUTION, packing=True, attention="flash_attention_2")
+    execution = replace(EXECUTION, packing=True, attention="flash_attention_2", device="auto")
     with pytest.raises(UsageError, match=r"needs recipe\.dtype=bfloat16, not float32"):
         run(tmp_path, CATALOGUE["nll"], RECIPE, execution)
 
@@ -305,7 +312,7 @@ def test_activation_checkpointing_computes_layers_again(tmp_path):
     passes = []
     for again in (False, True):
         model, count = small_model(), itertools.count()
-        model.model.layers[0].mlp.register_forward_hook(lambda *_, count=count: (next(count), None)[1])
+        model.model.layers[0].self_attn.register_forward_hook(lambda *_, count=count: (next(count), None)[1])
         execution = replace(EXECUTION, activation_checkpointing=again)
         run(tmp_path / str(again), recipe=replace(RECIPE, steps=2), execution=execution, model=model)
         passes.append(next(count))

@@ -26,7 +26,18 @@ import numpy as np
 import pytest
 import torch
 from cells import make_cell
-from test_training_fit import CATALOGUE, EXECUTION, RECIPE, assert_same_end, examples, rows, run, small_model, weights
+from test_training_fit import (
+    CATALOGUE,
+    EXECUTION,
+    RECIPE,
+    adapted,
+    assert_same_end,
+    examples,
+    rows,
+    run,
+    small_model,
+    weights,
+)
 from transformers import Qwen2ForCausalLM
 
 from bll_sweeps.errors import ConfigError, Interrupted, UsageError
@@ -69,6 +80,8 @@ CASES = {
     "sharded, authors": ("nll", replace(SHORT, **AUTHORS), 0, SHARDED),
     "sharded, head of its own": ("nll", DOUBLE, 0, SHARDED),
     "sharded, uneven": ("p", DOUBLE, 5, SHARDED),
+    "sharded, adapters, plain head": ("p", DOUBLE, 4, {**SHARDED, "head": "naive"}),
+    "sharded, head of torch": ("nll", DOUBLE, 4, {**SHARDED, "head": "torch"}),
 }
 EXACT = [case for case, (_, recipe, *_) in CASES.items() if recipe.dtype == "float64"]
 
@@ -95,6 +108,8 @@ def train(folder: str, case: str, earlier: list[str], stop_at: int = 0, stopping
 
 
 def model_of(case: str) -> Qwen2ForCausalLM:
+    if "adapters" in case:
+        return adapted()
     return small_model(tied="head of its own" not in case, vocabulary=21 if "uneven" in case else 20)
 
 

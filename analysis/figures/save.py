@@ -145,7 +145,7 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
         with _glyphs_alone() if suffix == ".pdf" else nullcontext():
             prints[suffix](buffer, metadata=metadata)
         data = buffer.getvalue()
-        (folder / f"{name}{suffix}").write_bytes(_numbered(data) if suffix == ".svg" else data)
+        (folder / f"{name}{suffix}").write_bytes(numbered(data) if suffix == ".svg" else data)
     return folder / f"{name}.png"
 
 
@@ -164,7 +164,7 @@ def _glyphs_alone() -> Iterator[None]:
         Options._drop_tables_default = before
 
 
-def _numbered(svg: bytes) -> bytes:
+def numbered(svg: bytes) -> bytes:
     """The SVG with its identifiers numbered in order: matplotlib makes them of coordinates to the last bit, which
     differs with where in memory an array lies that numpy sums.
     """

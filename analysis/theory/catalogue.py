@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,8 @@ A formula may use `logp`, `p`, `q` (1 - p), `entropy` (of the `entropy_top` most
 over its highest: 0 to 1, taken as a constant), its parameters, numbers, `+ - * / **`, and `exp log expm1 log1p sqrt
 minimum maximum constant` and `where(p < 0.2, a, b)`; `constant(x)` has no gradient. It is parsed, not run as code,
 and its weight is derived from it. Where the weight is not the derivative of the value (DFT), say it as `weight`. It
-must be finite, with its derivative, from p = 0 to p = 1, which is checked at a dozen p (and at four entropies, where it
-names that): write `log(q + 0.001)`, not `log(q)`; a pole between them is found in training, which then stops. It goes
+must be finite, with its derivative, from p = 0 to p = 1, which is checked at a dozen p, and where a part of it, as a
+denominator, is 0 (and at four entropies, where it names that): write `log(q + 0.001)`, not `log(q)`. It goes
 into a job's identity as it stands, so that another spacing is the same job and another number another one.
 
 Any objective may have a threshold (`keep`, `threshold` or `threshold_quantile`), `smoothing` (a share of the loss
@@ -133,12 +134,15 @@ def write(folder: Path, conf: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    from analysis.figures.save import numbered
     from analysis.figures.style import STYLE
 
     entries = catalogue(conf / "objective")
     (folder / PAGE).write_text(page(entries), encoding="utf-8")
-    with rc_context({**STYLE, "svg.hashsalt": "objectives"}):
-        FigureCanvasSVG(plot(entries)).print_svg(folder / PLOT, metadata={"Date": None})
+    buffer = BytesIO()
+    with rc_context(STYLE):
+        FigureCanvasSVG(plot(entries)).print_svg(buffer, metadata={"Date": None})
+    (folder / PLOT).write_bytes(numbered(buffer.getvalue()))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from bll_sweeps.cluster.estimate import Estimate, estimate
 from bll_sweeps.cluster.status import SweepWatch, damage, job_state, spec_problem
 from bll_sweeps.code import code_digest, commit, versions
 from bll_sweeps.errors import ConfigError, StoreError, UsageError
-from bll_sweeps.grid.cell import EvaluateJob, Job
+from bll_sweeps.grid.cell import Cell, EvaluateJob, Job
 from bll_sweeps.grid.plan import Plan, PlannedJob, plan, ready_order
 from bll_sweeps.grid.resources import ResourceRule, Shape, most_gpus, shape_of
 from bll_sweeps.grid.schema.grids import ComposedCell
@@ -67,7 +67,9 @@ class Declared:
 
 
 def resolve_cells(composed: Sequence[ComposedCell]) -> list[ResolvedCell]:
-    """Composed configurations as cells. ConfigError for the first that cannot be used, before anything is written."""
+    """Composed configurations as cells. ConfigError for the first that cannot be used, before anything is written, and
+    for two choices of one name: nobody could tell their results apart.
+    """
     from bll_sweeps.evaluation.grading import grader
     from bll_sweeps.evaluation.stock import plan_task
     from bll_sweeps.evaluation.task_files import task_digest
@@ -76,7 +78,21 @@ def resolve_cells(composed: Sequence[ComposedCell]) -> list[ResolvedCell]:
     cells = [resolve(cell.config, cell.overrides) for cell in composed]
     for name in {name for resolved in cells for name in resolved.cell.benchmark.graders}:
         grader(name)
+    _check_names([resolved.cell for resolved in cells])
     return cells
+
+
+def _check_names(cells: Sequence[Cell]) -> None:
+    chosen: dict[tuple[str, str], str] = {}
+    for cell in cells:
+        labels = cell.labels()
+        for override in cell.overrides:
+            axis, _, choice = override.partition("=")
+            if axis in labels and axis != "seed":
+                other = chosen.setdefault((axis, labels[axis]), choice)
+                if other != choice:
+                    problem = f"is called {labels[axis]!r}, as {axis}={other} is: each choice needs a `name` of its own"
+                    raise ConfigError(axis, choice, problem)
 
 
 def prepare(cells: Sequence[ResolvedCell], site: Mapping[str, ResourceRule] | None = None) -> Prepared:
@@ -249,15 +265,24 @@ def check_runnable(layout: Layout, job_id: str) -> None:
 
 
 def _check_installed(planned: Plan, prepared: Prepared, launcher: Launcher) -> None:
-    """ConfigError where jobs need what is not installed; jobs that have another interpreter, or modules that a site
-    loads for them, find out themselves.
+    """ConfigError where jobs need what is not installed, or a GPU where there is none; jobs on other machines, and with
+    another interpreter, or modules that a site loads for them, find out themselves.
     """
     elsewhere = launcher.options.get("python") or launcher.options.get("setup")
     for execution, kind in {(prepared.settings[p.job.id][0], p.job.kind) for p in planned.to_run}:
+        if execution.device == "cuda" and launcher.name != "slurm" and not visible_gpus():
+            raise ConfigError("execution.device", "cuda", "is not here: this machine shows no GPU (execution=cpu)")
         if kind == "evaluate" and execution.engine == "vllm":
             execution.require_vllm()
         if kind in ("pretrain", "train") and not elsewhere:
             execution.require_installed()
+
+
+def visible_gpus() -> list[str]:
+    """What $CUDA_VISIBLE_DEVICES may name on this machine: those that it names, or else all."""
+    own = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    return there if own is None else [gpu for gpu in own.split(",") if gpu]
 
 
 def _check_writable(root: Path) -> None:

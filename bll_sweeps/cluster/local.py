@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bll_sweeps.cluster.launch import Declared
+from bll_sweeps.cluster.launch import Declared, visible_gpus
 from bll_sweeps.cluster.progress import Progress, headline
 from bll_sweeps.cluster.status import SweepStatus, SweepWatch, job_names
 from bll_sweeps.cluster.words import duration, plural
@@ -107,10 +107,11 @@ def _devices(workers: int, gpus_per_job: int) -> list[str | None]:
     own = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not gpus_per_job:
         return [own] * (workers or len(os.sched_getaffinity(0)))
-    there = own.split(",") if own else [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    there = visible_gpus()
     places = len(there) // gpus_per_job
     if not places:
-        raise ConfigError("execution.gpus", gpus_per_job, f"is more than this machine shows: {len(there)} GPUs")
+        problem = f"is more than this machine shows: {len(there)} GPUs"
+        raise ConfigError("execution.resources.*.gpus", gpus_per_job, problem)
     groups = [",".join(there[i * gpus_per_job : (i + 1) * gpus_per_job]) for i in range(places)]
     return [*groups[: workers or places]]
 

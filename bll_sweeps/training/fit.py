@@ -352,6 +352,8 @@ def _prepare(
         raise UsageError(f"execution.attention={execution.attention!r} needs recipe.dtype=bfloat16, not {recipe.dtype}")
     head_weight(model)  # it must have one
     device = use_device(execution, ranks)
+    if execution.attention != "sdpa" and device.type == "cpu":
+        raise UsageError(f"execution.attention={execution.attention!r} needs a GPU, and torch sees none here")
     model.to(torch.float64 if recipe.dtype == "float64" else torch.float32)
     use_attention(model, execution.attention)
     base = copy.deepcopy(model).requires_grad_(False).eval() if objective.anchor else None

@@ -10,8 +10,9 @@ log(p) and powers of p from log p, which does not underflow.
 from __future__ import annotations
 
 import ast
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -55,10 +56,39 @@ class Formula:
         """
         if "entropy" in self.names and entropy is None:
             raise ValueError(f"formula={self.text!r} needs the entropy of the distribution")
+        return _Evaluation(xp, self._values(xp, logp, entropy)).of(self._tree)
+
+    def _values(self, xp: Any, logp: Any, entropy: Any) -> dict[str, Dual]:
         p = xp.exp(logp)
         values = {"logp": (logp, 1.0), "p": (p, p), "q": (-xp.expm1(logp), -p), "entropy": (entropy, _CONSTANT)}
-        values |= {name: (value, _CONSTANT) for name, value in self.parameters.items()}
-        return _Evaluation(xp, values).of(self._tree)
+        return values | {name: (value, _CONSTANT) for name, value in self.parameters.items()}
+
+    def zeros(self, logps: Sequence[float], entropy: float) -> list[float]:
+        """Log p among those given (ascending), or between them, at which some part of the formula is 0 or changes its
+        sign.
+        """
+        found = []
+        for node in ast.walk(self._tree):
+            if not isinstance(node, (ast.BinOp, ast.Call)):
+                continue
+            for low, high in itertools.pairwise(logps):
+                side = self._of_part(node, low, entropy)
+                if side == 0:
+                    found.append(low)
+                if not side * self._of_part(node, high, entropy) < 0:
+                    continue
+                for _ in range(60):
+                    middle = (low + high) / 2
+                    low, high = (low, middle) if side * self._of_part(node, middle, entropy) <= 0 else (middle, high)
+                found.append(high)
+        return found
+
+    def _of_part(self, node: ast.expr, logp: float, entropy: float) -> float:
+        """Its value, nan where it has none."""
+        try:
+            return float(_Evaluation(math, self._values(math, logp, entropy)).of(node)[0])
+        except (ValueError, OverflowError, ZeroDivisionError, TypeError):
+            return math.nan
 
 
 class _Evaluation:

@@ -15,6 +15,7 @@ PRIOR_QUANTILES = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9
 
 # Where a formula must be finite: from log p of 1 to where p itself is 0 in any precision, however sure the model is.
 _ENTROPIES = (0.0, 1e-6, 0.5, 1.0)
+_GRID = (-92.0, -30.0, -15.0, -10.0, *(math.log(k / 200) for k in range(1, 201)))
 _LOGP = (-800.0, -92.0, -30.0, -10.0, -3.0, -1.0, -0.1, -1e-3, -1e-6, -1e-12, 0.0)
 
 
@@ -72,7 +73,7 @@ class Objective:
         )
 
     def _check_formulas(self) -> None:
-        """Both are parsed, name nothing unknown, and are finite for every p from 1e-40 to 1, 1 included."""
+        """Both are parsed, name nothing unknown, and are finite for p from 1e-40 to 1, 1 included, without poles."""
         check(bool(self.formula), "formula", self.formula, "must say f(p) for family=formula")
         used: set[str] = set()
         for key in ("formula", "weight"):
@@ -85,6 +86,7 @@ class Objective:
                 bad = [logp for logp in _LOGP if not _is_finite(formula, logp, derivative=not self.weight)]
                 needed = "must be finite for p from 0 to 1" + ("" if self.weight else ", and its derivative too")
                 whatever = ", whatever the entropy" if "entropy" in formula.names else ""
+                bad = bad or _poles(formula, derivative=not self.weight)
                 check(not bad, key, text, f"{needed}{whatever}; it is not at p={math.exp(bad[-1]) if bad else 0:.3g}")
         depends = used & {"logp", "p", "q"}
         check(bool(depends), "formula", self.formula, "does not depend on p: it names none of logp, p and q")
@@ -133,6 +135,27 @@ class Objective:
             at = {"threshold": self.threshold} if not self.needs_prior else {"quantile": self.threshold_quantile}
             out |= {"keep": self.keep, **at, "normaliser": self.normaliser}
         return out
+
+
+def _poles(formula: Formula, *, derivative: bool) -> list[float]:
+    """Log p near which the formula, or its derivative, grows beyond bounds: where some part of it, as a denominator, is
+    0.
+    """
+
+    def size(logp: float, entropy: float) -> float:
+        try:
+            value, slope = formula(math, logp, entropy)
+            return max(abs(value), abs(slope)) if derivative else abs(value)
+        except (ValueError, OverflowError, ZeroDivisionError, TypeError):
+            return math.inf
+
+    found = []
+    for entropy in _ENTROPIES if "entropy" in formula.names else (0.5,):
+        for logp in formula.zeros(_GRID, entropy):
+            near, far = (max(size(logp - step, entropy), size(logp + step, entropy)) for step in (1e-10, 1e-5))
+            if near > 100 * far:
+                found.append(logp)
+    return found
 
 
 def _is_finite(formula: Formula, logp: float, *, derivative: bool) -> bool:
