@@ -3,25 +3,23 @@
     python -m bench.objectives [--device cpu|cuda] [--rounds 5] [--shapes 0,2] [--write]
 
 Each head computes the loss and both gradients for the same rows. Rounds alternate between heads; the median of the
-ratios within a round counts. Memory is the peak above what the inputs take, on a CPU of a process for each head. kept:
-a threshold that keeps 40 % of the tokens. A head that fails is named and left out. --shapes: some of them, by number.
---write: JSON and a table in bench/results/, after each shape.
+ratios within a round counts. As in a training, operations are deterministic, and beside hidden states in bfloat16 the
+output embedding is a float32 master copy, whose gradient is float32 too. Memory is the peak above what inputs take, on
+a CPU of a process for each head. kept: a threshold that keeps 40 % of the tokens. A head that fails is named and left
+out. --shapes: some of them, by number. --write: JSON and a table in bench/results/, after each shape.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bench.hardware import described
 from bll_sweeps.grid.axes import Objective
 from bll_sweeps.grid.settings import HEADS
 from bll_sweeps.objectives.catalogue import NLL
@@ -36,6 +35,7 @@ from bll_sweeps.objectives.chunks import chunks
 from bll_sweeps.objectives.family import value
 from bll_sweeps.objectives.heads import check_head, head
 from bll_sweeps.objectives.token_logp import token_logp
+from bll_sweeps.training.model import deterministic
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = 0.4
@@ -57,17 +57,18 @@ SHAPES = {
              for N in (4096, 16384)],
 }  # fmt: skip
 
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (hidden states, output embedding, targets, denominator) -> loss
+Step = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 def with_head(name: str, objective: Objective) -> Step:
     loss = head(name, objective)
-    return lambda hidden, weight, target: loss(hidden, weight, target, objective, len(target))[0]
+    return lambda hidden, weight, target, count: loss(hidden, weight, target, objective, count)[0]
 
 
 def recomputed(objective: Objective) -> Step:
     """The differentiable log p, whose backward pass makes the logits again."""
-    return lambda hidden, weight, target: value(objective, token_logp(hidden, weight, target)).sum() / len(target)
+    return lambda hidden, weight, target, count: value(objective, token_logp(hidden, weight, target)).sum() / count
 
 
 def checkpointed(objective: Objective) -> Step:
@@ -77,9 +78,9 @@ def checkpointed(objective: Objective) -> Step:
         logp = torch.log_softmax(hidden @ weight.T, -1, dtype=torch.float32).gather(1, target[:, None])[:, 0]
         return value(objective, logp).sum()
 
-    def step(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        parts = chunks(len(target), len(weight), device=weight.device.type)
-        return sum(checkpoint(of_chunk, hidden[i], weight, target[i], use_reentrant=False) for i in parts) / len(target)
+    def step(hidden: Tensor, weight: Tensor, target: Tensor, count: float) -> Tensor:
+        parts, table = chunks(len(target), len(weight), device=weight.device.type), weight.to(hidden.dtype)
+        return sum(checkpoint(of_chunk, hidden[i], table, target[i], use_reentrant=False) for i in parts) / count
 
     return step
 
@@ -115,13 +116,15 @@ def inputs(shape: Shape, device: str) -> tuple[Tensor, Tensor, Tensor]:
     noise = torch.randn(shape.N, shape.D, generator=generator, device=device)
     higher = torch.rand(shape.N, 1, generator=generator, device=device) * 16
     hidden = (noise * (2 / shape.D**0.5) + weight[target].float() * (higher / shape.D)).to(dtype)
-    return hidden.requires_grad_(), weight.requires_grad_(), target
+    master = weight.float() if dtype == torch.bfloat16 else weight
+    return hidden.requires_grad_(), master.requires_grad_(), target
 
 
 def run(step: Step, of: tuple[Tensor, Tensor, Tensor]) -> None:
     hidden, weight, _ = of
     hidden.grad = weight.grad = None
-    step(*of).backward()
+    with deterministic():
+        step(*of, len(of[2])).backward()
     if hidden.is_cuda:
         torch.cuda.synchronize()
 
@@ -197,18 +200,6 @@ def measured(shape: Shape, device: str, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def hardware(device: str) -> dict[str, Any]:
-    packages = ("torch", "triton", "liger-kernel", "cut-cross-entropy")
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
-    return {"date": date.today().isoformat(), "device": where, "threads": torch.get_num_threads(), **found}
-
-
 def others(path: Path, told: dict[str, Any]) -> list[dict[str, Any]]:
     """Shapes that an earlier run on the same day and machine has written, and this one has not measured."""
     before = json.loads(path.read_text()) if path.exists() else {"shapes": []}
@@ -246,10 +237,11 @@ def main() -> None:
     parser.add_argument("--peak", default="", help=argparse.SUPPRESS)
     parser.add_argument("--shape", type=json.loads, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`; read when cuBLAS starts
     if args.peak:
         print(measure_peak(Shape(**args.shape), args.device, args.peak))
         return
-    told: dict[str, Any] = {**hardware(args.device), "shapes": []}
+    told: dict[str, Any] = {**described(args.device), "shapes": []}
     known = SHAPES[args.device]
     for shape in [known[int(i)] for i in args.shapes.split(",")] if args.shapes else known:
         print(shape, flush=True)

@@ -26,7 +26,12 @@ HEADS = {
 WAYS = {
     "max_length": "padded to max_length",
     "longest": "padded to the longest row of a micro-batch",
+    "longest, checkpointed": "the same, chunks under checkpointing, as TRL trains",
     "packed": "packed",
+    "packed, naive": "packed, plain head",
+    "packed, torch": "packed, torch's linear_cross_entropy",
+    "packed, liger": "packed, Liger",
+    "packed, cut_cross_entropy": "packed, cut-cross-entropy",
 }
 
 
@@ -39,7 +44,9 @@ def heads(told: dict[str, Any]) -> Iterator[str]:
     for head, name in HEADS.items():
         if any(head in rows for rows in found):
             cells = [
-                f"{rows[head]['time/naive']:.2f}, {rows[head]['peak/naive']:.2f}" if head in rows else ""
+                f"{rows[head]['time/naive']:.2f}, {rows[head]['peak/naive']:.2f}"
+                if "time/naive" in rows.get(head, {})
+                else ""
                 for rows in found
             ]
             yield f"| {name} | {' | '.join(cells)} |"
@@ -49,11 +56,15 @@ def padding(told: dict[str, Any]) -> Iterator[str]:
     """Tokens per second of each way, as a multiple of the first, and the share of padding."""
     data = told["data"]
     names = [f"{name}: {of['mean_length']:.0f} of {of['padded_to']} tokens" for name, of in data.items()]
-    yield f"| training on {told['hardware']}: times the speed, share of padding | {' | '.join(names)} |"
+    yield f"| training on {told['device']}: times the speed, share of padding | {' | '.join(names)} |"
     yield f"|{'---|' * (1 + len(names))}"
     for way, name in WAYS.items():
-        cells = [f"{of[way]['times_max_length']:.2f}, {of[way]['padding']:.2f}" for of in data.values()]
-        yield f"| {name} | {' | '.join(cells)} |"
+        if any(way in of for of in data.values()):
+            cells = [
+                f"{of[way]['times_max_length']:.2f}, {of[way]['padding']:.2f}" if way in of else ""
+                for of in data.values()
+            ]
+            yield f"| {name} | {' | '.join(cells)} |"
 
 
 def block() -> str:

@@ -1,9 +1,11 @@
 """Training on padded and on packed micro-batches, side by side in one run.
 
     python -m bench.training [--data figfont lab] [--rounds 3] [--device cuda] [--attention sdpa] [--write]
+                             [--micro-batch-tokens N] [--activation-checkpointing] [--compile]
 
 The same model trains on the same rows: padded to the domain's max_length, as the authors' code pads; padded to the
-longest row of a micro-batch; packed. Tokens are those of sequences, padding not counted. Rounds alternate, and the
+longest row of a micro-batch; packed; the latter two also with the heads of others, as far as they are installed. Tokens
+are those of sequences, padding not counted. Rounds alternate, and the
 median of the ratios within a round counts. Words of figfont are drawn by reasoning-gym, as the domain draws them, and
 cut into tokens by a byte-pair encoding that is learned from them; the lab's are those of its tasks.
 
@@ -18,12 +20,11 @@ import copy
 import gc
 import json
 import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench.hardware import described
+from bench.objectives import checkpointed, with_head
+from bll_sweeps.errors import UsageError
 from bll_sweeps.grid.axes import Domain, LabTask, Noise, Recipe
+from bll_sweeps.grid.settings import HEADS
 from bll_sweeps.lab import tasks, tokenizer
 from bll_sweeps.lab.generated import stream
 from bll_sweeps.objectives.catalogue import NLL
-from bll_sweeps.objectives.objective_loss import objective_loss
 from bll_sweeps.training.data import tokenize
 from bll_sweeps.training.fit import autocast
 from bll_sweeps.training.log import FlopCount, peak_bf16_flops
@@ -45,7 +49,8 @@ from bll_sweeps.training.packing import Batching, MicroBatch, Sequences
 RESULTS = Path(__file__).parent / "results"
 ROWS, STEP = 256, 256  # rows that are trained on, and of a step: the batch of the paper (B.2)
 PACKED_TOKENS = {"cpu": 4096, "cuda": 16384}
-WAYS = ("max_length", "longest", "packed")
+# How rows become micro-batches, and by what head if not ours: `checkpointed` is TRL's way (bench/objectives.py).
+WAYS = ("max_length", "longest", "longest, checkpointed", "packed", *(f"packed, {n}" for n in HEADS if n != "own"))
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 768, "num_attention_heads": 4} | {
     "num_key_value_heads": 2
 }
@@ -117,13 +122,16 @@ class Epoch:
 def batches(sequences: Sequences, rows: np.ndarray, data: Data, way: str, place: Place) -> Iterator[MicroBatch]:
     batching = Batching(rows=data.micro_batch)
     if way == "packed":
-        batching = Batching(packed=True, tokens=PACKED_TOKENS[place.device.type], one_line=place.attention != "sdpa")
+        tokens = place.micro_batch_tokens or PACKED_TOKENS[place.device.type]
+        batching = Batching(packed=True, tokens=tokens, one_line=place.attention != "sdpa")
     for _, batch in sequences.micro_batches(rows, batching, place.device):
         yield padded_to(batch, data.max_length - 1) if way == "max_length" else batch
 
 
 def epoch(model: Any, data: Data, way: str, place: Place) -> Epoch:
     sequences, count = Sequences(data.rows), FlopCount(model)
+    padded, _, name = way.partition(", ")
+    step = checkpointed(NLL) if name == "checkpointed" else with_head(name or "own", NLL)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     place.begin()
     started, losses, places, flops = time.perf_counter(), torch.zeros((), device=place.device), 0, 0.0
@@ -132,13 +140,12 @@ def epoch(model: Any, data: Data, way: str, place: Place) -> Epoch:
         targets = int(sequences.supervised[rows].sum())
         flops += count(sequences.input_tokens(rows), targets, sequences.squared_inputs(rows))
         optimizer.zero_grad()
-        for batch in batches(sequences, rows, data, way, place):
+        for batch in batches(sequences, rows, data, padded, place):
             places += batch.inputs.numel()
             with autocast(place.device, place.recipe):
                 hidden = hidden_states(model, batch)
-            computed = torch.bfloat16 if place.recipe.dtype == "bfloat16" else torch.float32
-            table = head_weight(model).to(computed)
-            loss, _ = objective_loss(hidden.to(computed), table, batch.targets, NLL, targets)
+            hidden = hidden.bfloat16() if place.recipe.dtype == "bfloat16" else hidden
+            loss = step(hidden, head_weight(model), batch.targets, targets)
             loss.backward()
             losses += loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), place.recipe.clip_norm)
@@ -154,6 +161,9 @@ class Place:
 
     device: torch.device
     attention: str = "sdpa"
+    micro_batch_tokens: int = 0
+    activation_checkpointing: bool = False
+    compile: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -166,7 +176,11 @@ class Place:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`
         model = Qwen2ForCausalLM(Qwen2Config(**shape, max_position_embeddings=4096)).to(self.device)
         use_attention(model, self.attention)
-        return model
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.compile:
+            model.base_model.compile(dynamic=True)
+        return model.train()
 
     def begin(self) -> None:
         """What earlier epochs left is gone."""
@@ -187,20 +201,25 @@ def measured(name: str, rounds: int, place: Place) -> dict[str, Any]:
     lengths = [len(ids) - 1 for ids, _ in data.rows]
     found: dict[str, list[Epoch]] = {way: [] for way in WAYS}
     for number in range(rounds + 1):
-        for way in WAYS:
+        for way in list(found):
             model.load_state_dict(before)
-            with deterministic():  # as trainings are
-                outcome = epoch(model, data, way, place)
+            try:
+                with deterministic():  # as trainings are
+                    outcome = epoch(model, data, way, place)
+            except (UsageError, torch.OutOfMemoryError) as error:  # not installed, or too large for this GPU
+                print(f"  {name}, {way}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+                del found[way]
+                continue
             if number:  # the first round warms up
                 found[way].append(outcome)
-    losses = [found[way][0].loss for way in WAYS]
+    losses = [epochs[0].loss for epochs in found.values()]
     tolerance = 1e-2 if place.recipe.dtype == "bfloat16" else 1e-5
     assert max(losses) - min(losses) < tolerance * max(losses), losses  # else it would be another training
     peak = peak_bf16_flops(place.device)
     mean = statistics.fmean(lengths)
     out: dict[str, Any] = {"mean_length": mean, "padded_to": data.max_length, "waste": (data.max_length - 1) / mean}
     out["parameters"] = sum(p.numel() for p in model.parameters())
-    for way in WAYS:
+    for way in found:
         seconds = statistics.median(one.seconds for one in found[way])
         out[way] = {
             "tokens_per_s": sum(lengths) / seconds,
@@ -225,15 +244,16 @@ COLUMNS = {"tokens_per_s": ".0f", "times_max_length": ".2f", "padding": ".2f", "
 
 
 def table(told: dict[str, Any]) -> str:
-    versions = f"torch {told['torch']}, attention {told['attention']}"
-    lines = [f"# Padded and packed training on {told['hardware']}, {told['date']}", ""]
-    lines += [f"`python -m bench.training --device {told['device']}`, {told['threads']} threads, {versions}.", ""]
+    versions = ", ".join(f"{key} {told[key]}" for key in ("python", "torch", "transformers", "liger-kernel"))
+    lines = [f"# Padded and packed training on {told['device']}, {told['date']}", ""]
+    lines += [f"`python -m bench.training {told['options']}`, {told['threads']} threads, {versions}.", ""]
     for name, found in told["data"].items():
         head = f"## {name}: {ROWS} rows, {found['mean_length']:.0f} tokens on the mean, padded to {found['padded_to']}"
         columns = [key for key in COLUMNS if key in found["packed"]]
         lines += [f"{head}; {found['parameters'] / 1e6:.3g} million weights", ""]
         lines += [f"| padded to | {' | '.join(columns)} |", f"| {' | '.join(['---'] * (1 + len(columns)))} |"]
-        lines += [f"| {way} | {' | '.join(format(found[way][key], COLUMNS[key]) for key in columns)} |" for way in WAYS]
+        rows = {way: [format(found[way][key], COLUMNS[key]) for key in columns] for way in WAYS if way in found}
+        lines += [f"| {way} | {' | '.join(cells)} |" for way, cells in rows.items()]
         times, bound = found["packed"]["times_max_length"], BOUND * found["waste"]
         lines += [
             "",
@@ -249,16 +269,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--attention", default="sdpa", help="of all ways: flash_attention_2, flex_attention ..")
+    parser.add_argument("--micro-batch-tokens", type=int, default=0, metavar="N", help="of packed micro-batches")
+    parser.add_argument("--activation-checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--write", action="store_true", help="write bench/results/training-<device>.json and .md")
     args = parser.parse_args()
     if args.write and set(args.data) != set(DATA):
         parser.error("--write records all data: leave --data out")
-    place = Place(torch.device(args.device), args.attention)
-    hardware = (
-        torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
+    place = Place(
+        torch.device(args.device),
+        args.attention,
+        args.micro_batch_tokens,
+        args.activation_checkpointing,
+        args.compile,
     )
-    told = {"date": date.today().isoformat(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    told |= {"hardware": hardware, "device": args.device, "attention": args.attention}
+    told = described(args.device) | {"options": " ".join(sys.argv[1:])}
     told |= {"data": {name: measured(name, args.rounds, place) for name in args.data}}
     print(table(told))
     if args.write:

@@ -18,7 +18,7 @@ NO_SWEEP = "no sweep yet"
 def is_empty(root: Path) -> bool:
     """Whether the run root is a folder without any launched sweep. Raises UsageError where there is no such folder."""
     if not root.is_dir():
-        raise UsageError(f"{root} is no folder; --source names a run root (default: runs)")
+        raise UsageError(f"{root} is no folder; --source names a run root (default: runs), or the paper by `paper`")
     return not Layout(root).sweeps()
 
 

@@ -55,6 +55,7 @@ def _launch(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from bll_sweeps.cluster import inputs
     from bll_sweeps.cluster.launch import asks, estimated
+    from bll_sweeps.cluster.words import plural
 
     with hydra_on_conf() as hydra:
         name, composed, launcher = translated(lambda: composed_grid(hydra, args.overrides))
@@ -74,7 +75,8 @@ def _plan(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary | {"stale": stale, "missing": lacking}, indent=1))
         return DONE
-    print(f"{name}: {summary['cells']} cells, {len(plan.to_run)} of {len(plan.jobs)} jobs to run ({summary['root']})")
+    jobs = f"{len(plan.to_run)} of {plural(len(plan.jobs), 'job')} to run"
+    print(f"{name}: {plural(len(plan.cells), 'cell')}, {jobs} ({summary['root']})")
     for line in cost.text():
         print(f"  {line}")
     print(f"  model loads for evaluation: {summary['model_loads']}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bll_sweeps.cluster.status import SHOWN, JobStatus, SweepStatus
-from bll_sweeps.cluster.words import duration
+from bll_sweeps.cluster.words import duration, plural
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
@@ -107,7 +107,7 @@ def print_status(status: SweepStatus, name_of: Callable[[str], str], console: Co
     console = console or Console(highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{escape(status.sweep)}[/] launch {status.launch} of {status.created_at}: "
-        f"{status.cells} cells, {headline(status, 0)}"
+        f"{plural(status.cells, 'cell')}, {headline(status, 0)}"
     )
     table = Table(box=None, padding=(0, 1))
     table.add_column("kind", no_wrap=True, min_width=8)
