@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.sources.table import CELL, Prior, Results
 from analysis.statistics.benchmarks import View, averages, in_view
+from bll_sweeps.store.regions import REGION_EDGES
 
 
 def results_text(results: Results, prior: Prior = "clean", view: View = 16) -> str:
@@ -24,6 +25,12 @@ def results_text(results: Results, prior: Prior = "clean", view: View = 16) -> s
         parts += [f"averages over a domain's benchmarks{' (14 columns)' * (view == 14)}", _average_table(whole, prior)]
     if results.shared:
         parts.append(f"all cells: {', '.join(results.shared)}")
+    if (results.cells["state"] == "done").any():
+        weak, strong = (number(edge, 1) for edge in REGION_EDGES)
+        parts.append(
+            f"prior: mean p of the training answers' tokens under the base model (n: their questions, sequences); "
+            f"region by it: MW model-weak, up to {weak}; MS model-strong, from {strong}; MI in between"
+        )
     parts += [f"warning: {text}" for text in results.warnings]
     missing = results.missing.drop_duplicates(CELL)
     if len(missing):
