@@ -126,7 +126,7 @@ def test_where_one_sign_is_not_rejected_there_is_none() -> None:
 
 def test_a_gain_that_falls_has_none() -> None:
     falls = crossover(line(PRIORS, -0.2, 0.5), "p", "sampled")
-    assert falls.why == "the gain does not rise with prior strength"
+    assert falls.why == "over 6 settings the gain does not rise with prior strength"
 
 
 def test_few_settings_or_none_have_no_crossover_and_are_counted() -> None:
@@ -135,7 +135,7 @@ def test_few_settings_or_none_have_no_crossover_and_are_counted() -> None:
     nothing = crossover(line(PRIORS, 0.2, 0.5), "p10", "sampled")
     assert (nothing.settings, nothing.points) == (0, 0)
     same = crossover(table([0.5] * 5, np.array([-0.1, 0.1, 0.2, -0.2, 0.0])), "p", "sampled")
-    assert same.why == "all settings have the same prior strength"
+    assert same.why == "all 5 settings have the same prior strength"
 
 
 def test_seeds_of_a_setting_are_one_setting() -> None:

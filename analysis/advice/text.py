@@ -75,8 +75,9 @@ def _sign_text(one: Judgement, said: Prediction) -> str:
 
 def crossover_text(found: Crossover) -> str:
     """`.452 [.401, .504], 9 settings`, or why there is none."""
-    place = f"none, {found.why}" if found.why else with_interval(found.prior, found.low, found.high)
-    return f"{place}, {found.settings} settings"
+    if found.why:
+        return f"none: {found.why}"
+    return f"{with_interval(found.prior, found.low, found.high)}, {found.settings} settings"
 
 
 def _choice_line(advice: Advice) -> str:

@@ -242,13 +242,13 @@ def _why_none(settings: pd.DataFrame, found: Fit | None, possible: list[int]) ->
     if n < MIN_SETTINGS:
         return f"too few settings: {n}, {MIN_SETTINGS} are needed"
     if found is None:
-        return "all settings have the same prior strength"
+        return f"all {n} settings have the same prior strength"
     gains = settings["gain"]
     if bool((gains > 0).all()) or bool((gains < 0).all()):
         word = "above" if gains.iloc[0] > 0 else "below"
         return f"no change of sign: the gain is {word} zero at all {n} settings"
     if found.gain_N[-1] - found.gain_N[0] < 1e-9:
-        return "the gain does not rise with prior strength"
+        return f"over {n} settings the gain does not rise with prior strength"
     words = [word for word, k in (("above", 0), ("below", n)) if k in possible]
     if words:
         return f"by its scatter of {found.scatter:.2f} the gain may be {' or '.join(words)} zero at all {n} settings"
