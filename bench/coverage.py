@@ -254,8 +254,9 @@ def verdict(rows: list[Row]) -> Iterator[str]:
         yield "By n x min(accuracy, 1 - accuracy) >= 10 alone, however few questions differ:"
         yield ""
         yield from _outside(rows, by_difference=False)
-        yield "No rule keeps these bounds at every number of questions that differ. Where questions are all or nothing,"
-        yield "n = 30, accuracy 0.5, no difference, whatever the rule, exactly:"
+        yield "No rule keeps these bounds at every number of questions that differ, if it treats both sides alike and a"
+        yield "question more on either side is no more evidence to it. Where questions are all or nothing, n = 30,"
+        yield "accuracy 0.5, no difference, exactly:"
         yield ""
         yield from table(list(attainable()))
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "transformers", "triton", "liger-kernel", "cut-cross-entropy")
+PACKAGES = ("torch", "transformers", "triton", "liger-kernel", "cut-cross-entropy")
 
 
 def described(device: str) -> dict[str, Any]:
     """Date, device (the GPU, or the processor and its cores), threads, and versions."""
     where = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
-    versions = {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
+    versions = {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
     return {"date": date.today().isoformat(), "device": where, "threads": torch.get_num_threads(), **versions}
 
 

@@ -59,12 +59,13 @@ def padding(told: dict[str, Any]) -> Iterator[str]:
     yield f"| training on {told['device']}: times the speed, share of padding | {' | '.join(names)} |"
     yield f"|{'---|' * (1 + len(names))}"
     for way, name in WAYS.items():
-        if any(way in of for of in data.values()):
-            cells = [
-                f"{of[way]['times_max_length']:.2f}, {of[way]['padding']:.2f}" if way in of else ""
-                for of in data.values()
-            ]
+        cells = [_speed(of[way]) if way in of else "" for of in data.values()]
+        if any(cells):
             yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _speed(of: dict[str, float]) -> str:
+    return f"{of['times_max_length']:.2f}, {of['padding']:.2f}" if "times_max_length" in of else ""
 
 
 def block() -> str:

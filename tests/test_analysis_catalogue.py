@@ -22,6 +22,8 @@ def test_the_page_in_docs_is_that_of_the_configuration() -> None:
     )
     names = {path.stem for path in (ROOT / "conf" / "objective").glob("*.yaml")}
     assert {entry.name for entry in entries} == names - {"base"}
+    for entry in entries:
+        entry.objective.check_poles()
 
 
 def test_every_objective_has_its_shape_in_the_plot() -> None:

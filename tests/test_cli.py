@@ -42,7 +42,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
         ("hydra.launcher.workers=-1", ["hydra.launcher.workers=-1", "must be >= 0"]),
         ("execution.head=cut_cross_entropy", ["execution.head='cut_cross_entropy'", "not installed"]),
         ("execution.attention=flash_attention_2 execution.device=auto", ["='flash_attention_2'", "flash-attn"]),
-        ("execution.attention=flex_attention", ["execution.attention='flex_attention'", "execution.device=cuda"]),
+        ("execution.attention=flex_attention", ["execution.attention='flex_attention'", "execution=cuda"]),
         ("execution.device=cuda", ["execution.device='cuda'", "shows no GPU"]),
         ("execution=cuda", ["execution.device='cuda'", "shows no GPU"]),
         ("sweep=lab,smoke", ["sweep='lab,smoke'", "must name one sweep"]),
@@ -82,6 +82,13 @@ def test_two_choices_of_one_name_are_refused(bll: Bll, tmp_path: Path) -> None:
         assert "objective='copied' is called 'nll', as objective=nll is" in done.stderr
         assert done.stderr.count("\n") == 1
     assert bll("plan", "objective=copied", env=env).returncode == 0
+    sweep = tmp_path / "conf" / "sweep" / "both.yaml"
+    sweep.parent.mkdir()
+    grids = "[{backbone: [lab-a]}, {backbone: [lab-a], objective: [copied]}]"
+    sweep.write_text(f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{name: both, grids: {grids}}}}}\n")
+    done = bll("plan", "sweep=both", env=env)
+    assert done.returncode == 2
+    assert "objective='copied' is called 'nll', as the default is" in done.stderr
     assert bll("plan", "objective=power", "objective.alpha=0.5,2", env=env).returncode == 0
 
 

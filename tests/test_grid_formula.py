@@ -104,10 +104,6 @@ def test_spacing_is_no_other_objective_and_a_number_is() -> None:
         ({"formula": "log(q)"}, "must be finite for p from 0 to 1.*it is not at p=1"),
         ({"formula": "1 / (p * p)"}, "it is not at p=0"),
         ({"formula": "sqrt(p)"}, "and its derivative too; it is not at p=0"),
-        ({"formula": "1 / (p - 0.37)"}, "and its derivative too; it is not at p=0.37"),
-        ({"formula": "p / (p - g) ** 2", "parameters": {"g": 0.613}}, "it is not at p=0.613"),
-        ({"formula": "log((logp + 2) ** 2)"}, "it is not at p=0.135"),
-        ({"formula": "-logp", "weight": "p / (p - entropy / 2 - 0.1)"}, "whatever the entropy; it is not at p=0.6"),
         ({"formula": "-logp / entropy"}, "whatever the entropy; it is not at p=1"),
         ({"formula": "-logp / (1 - entropy)"}, "whatever the entropy; it is not at p=1"),
         (
@@ -128,11 +124,41 @@ def test_what_is_no_formula_is_named(given: dict[str, object], problem: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"formula": "1 / (p - 0.37)"}, "and its derivative too; it is not at p=0.37"),
+        ({"formula": "1 / (p - 0.9995)"}, "it is not at p=1"),
+        ({"formula": "p / (p - g) ** 2", "parameters": {"g": 0.613}}, "it is not at p=0.613"),
+        ({"formula": "1 / (p*p - 2 * 0.613 * p + 0.613**2)"}, "it is not at p=0.613"),
+        ({"formula": "1 / (p**2 - 0.003 * p + 0.000002)"}, "it is not at p=0.002"),
+        ({"formula": "log((logp + 2) ** 2)"}, "it is not at p=0.135"),
+        ({"formula": "log1p((logp + 2) ** 2 - 1)"}, "it is not at p=0.135"),
+        ({"formula": "log((p - 0.5) * (p - 0.6))"}, "it is not at p=0.6"),
+        ({"formula": "sqrt((p - 0.5)**2 - 0.0001)"}, "it is not at p=0.5"),
+        ({"formula": "-logp", "weight": "p / (p - entropy / 2 - 0.1)"}, "whatever the entropy; it is not at p=0.6"),
+    ],
+)
+def test_a_pole_is_found_wherever_it_lies(given: dict[str, object], problem: str) -> None:
+    objective = Objective(name="own", family="formula", **given)
+    with pytest.raises(ConfigError, match=problem):
+        objective.check_poles()
+
+
+@pytest.mark.parametrize(
     "formula",
-    ["(p - 0.37) * logp", "(p - 0.37) / (p - 0.37) * p", "where(p > 0.5, 1 / (p - 0.4), p)", "minimum(p, 0.3)"],
+    [
+        "(p - 0.37) * logp",
+        "(p - 0.37) / (p - 0.37) * p",
+        "where(p > 0.5, 1 / (p - 0.4), p)",
+        "minimum(p, 0.3) * 2",
+        "maximum(0, p - 0.3) ** 1.5",
+        "1 / (p**2 + 1e-6)",
+        "-entropy ** 2 * logp",
+        "exp(-1 / (p - 0.5) ** 2)",
+    ],
 )
 def test_a_zero_that_is_no_pole_is_no_harm(formula: str) -> None:
-    assert Objective(name="own", family="formula", formula=formula).formula == formula
+    Objective(name="own", family="formula", formula=formula).check_poles()
 
 
 @pytest.mark.parametrize(

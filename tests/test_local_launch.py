@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import Bll
 
+from bll_sweeps.cluster.launch import visible_gpus
 from bll_sweeps.cluster.status import job_state
 from bll_sweeps.code import code_digest
 from bll_sweeps.grid.spec import read_spec
@@ -85,6 +86,22 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(reference: Path, tmp_path: Path) -> Path:
     shutil.copytree(reference, tmp_path / "runs", symlinks=True)
     return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("variable", "seen"),
+    [
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0, 2", ["0", "2"]),
+        ("0,-1,1", ["0"]),
+        ("GPU-5f,MIG-3", ["GPU-5f", "MIG-3"]),
+    ],
+)
+def test_gpus_that_are_hidden_are_not_there(monkeypatch: pytest.MonkeyPatch, variable: str, seen: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert visible_gpus() == seen
 
 
 def test_a_second_launch_of_the_same_grid_runs_nothing(copy: Path, bll: Bll) -> None:

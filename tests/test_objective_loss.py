@@ -192,7 +192,7 @@ class Products(TorchDispatchMode):
 
 
 def test_masked_rows_enter_no_product_and_dropped_ones_none_of_the_gradient() -> None:
-    """No more than a chunk's logits are there at once: of 40 rows, 15 of them masked, 6."""
+    """And of 400 rows no more than a chunk's logits are there at once."""
     hidden, weight, target = problem(5, masked=0.4)
     above = Objective(name="t", family="nll", keep="above", threshold=0.2)
     seen = int((target != IGNORE).sum())
@@ -411,6 +411,7 @@ def assert_as_exact_as_naive(
     wanted = torch.autograd.grad(naive_loss(*exact, target, objective, 7, base=exact_base)[0], exact)
 
     def error(loss: Tensor) -> float:
+        """Below 1e-9, where even float64 loses 1 - p^alpha, an absolute one."""
         pairs = list(zip(torch.autograd.grad(loss, rounded), wanted, strict=True))
         assert all(torch.isfinite(a).all() for a, _ in pairs)
         return max(((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-9)).item() for a, b in pairs)
@@ -418,11 +419,13 @@ def assert_as_exact_as_naive(
     naives = error(naive_loss(*rounded, target, objective, 7, base=base)[0])
     units = (4 + 8 * rounding) * torch.finfo(dtype).eps
     # Autograd of 1 - p^alpha loses p^alpha below an ulp of 1: naive's error is then all there is, which allows nothing.
-    assert error(objective_loss(*rounded, target, objective, 7, chunk=chunk, base=base)[0]) <= min(naives, 0.1) + units
+    most = min(naives, 0.1) + units
+    assert error(objective_loss(*rounded, target, objective, 7, chunk=chunk, base=base)[0]) <= most
     if objective.family != "formula" and not (objective.smoothing or objective.anchor):
         seen = target != IGNORE
         logp = token_logp(*rounded, target, chunk=chunk)[seen]
-        assert error(value(objective, logp).sum() / 7) <= naives + units
+        chained = error(value(objective, logp).sum() / 7)
+        assert chained <= (naives + units if objective.family in ("power", "convexity") else most)
 
 
 def test_the_differentiable_logp_tells_how_unsure_the_model_is_too() -> None:
@@ -464,8 +467,6 @@ def test_our_own_head_is_checked_where_it_runs_too(monkeypatch: pytest.MonkeyPat
         check_head("own", NLL, torch.device("cpu"), dtype)
     real = objective_loss_module.add_product
     monkeypatch.setattr(objective_loss_module, "add_product", lambda total, *of: real(total.zero_(), *of))
-    check_head("own", NLL, torch.device("cpu"), torch.float32)  # one chunk
-    monkeypatch.setattr(objective_loss_module, "add_product", lambda total, left, right: None)
     with pytest.raises(UsageError, match=r"execution.head='own' gives wrong gradients here \(torch 2"):
         check_head("own", NLL, torch.device("cpu"), torch.float32)
 

@@ -6,7 +6,6 @@ Run as a script it trains one small model in the given folder, to be killed from
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import signal
@@ -28,6 +27,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from bll_sweeps.errors import ConfigError, UsageError
 from bll_sweeps.grid.axes import Objective, Recipe
 from bll_sweeps.grid.settings import Execution
+from bll_sweeps.objectives import chunks
 from bll_sweeps.objectives.catalogue import main_catalogue
 from bll_sweeps.objectives.family import kept, value
 from bll_sweeps.store.metrics import TIMING
@@ -311,11 +311,11 @@ def test_how_a_step_is_computed_does_not_change_the_result(change, tmp_path):
 def test_activation_checkpointing_computes_layers_again(tmp_path):
     passes = []
     for again in (False, True):
-        model, count = small_model(), itertools.count()
-        model.model.layers[0].self_attn.register_forward_hook(lambda *_, count=count: (next(count), None)[1])
+        model, mine = small_model(), []
+        model.model.layers[0].self_attn.register_forward_hook(lambda *_, mine=mine: mine.append(1))
         execution = replace(EXECUTION, activation_checkpointing=again)
         run(tmp_path / str(again), recipe=replace(RECIPE, steps=2), execution=execution, model=model)
-        passes.append(next(count))
+        passes.append(len(mine))
     # Beside the steps' own passes there are those that check the model.
     assert passes[1] > passes[0] > 2
 
@@ -389,6 +389,17 @@ def test_bfloat16_trains_float32_master_weights(tmp_path):
     _, single = run(tmp_path / "single")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert result.final["nll"] == pytest.approx(single.final["nll"], rel=0.05)
+
+
+def test_the_gradient_of_the_output_embedding_is_not_rounded_to_bfloat16(tmp_path, monkeypatch):
+    """Summed over chunks in float32, it stays that; the other weights' are those of bfloat16 products."""
+    monkeypatch.setattr(chunks, "_CHUNK_ROWS", 16)
+    monkeypatch.setattr(chunks, "_CHUNK_LOGITS", {"cpu": 16})
+    recipe = replace(RECIPE, dtype="bfloat16", optimizer="sgd", steps=1, clip_norm=1e9)
+    model, _ = run(tmp_path, recipe=recipe, model=small_model(tied=False))
+    rounded = {name: torch.equal(p.grad, p.grad.bfloat16().float()) for name, p in model.named_parameters()}
+    assert not rounded.pop("lm_head.weight")
+    assert rounded["model.layers.0.mlp.up_proj.weight"]
 
 
 def test_training_raises_the_probability_of_the_targets(tmp_path):

@@ -183,7 +183,14 @@ def crossover(table: pd.DataFrame, objective: str, decoding: str) -> Crossover:
     rows = table[table["objective"] == objective]
     if "prior_leaning" not in rows or rows["prior_leaning"].all():
         return found
-    return replace(found, prior=math.nan, low=math.nan, high=math.nan, why=_NOT_LEANING, fit=None)
+    return replace(
+        found,
+        prior=math.nan,
+        low=math.nan,
+        high=math.nan,
+        why=f"{_NOT_LEANING} over {found.settings} settings",
+        fit=None,
+    )
 
 
 _NOT_LEANING = (

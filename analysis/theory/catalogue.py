@@ -57,8 +57,9 @@ A formula may use `logp`, `p`, `q` (1 - p), `entropy` (of the `entropy_top` most
 over its highest: 0 to 1, taken as a constant), its parameters, numbers, `+ - * / **`, and `exp log expm1 log1p sqrt
 minimum maximum constant` and `where(p < 0.2, a, b)`; `constant(x)` has no gradient. It is parsed, not run as code,
 and its weight is derived from it. Where the weight is not the derivative of the value (DFT), say it as `weight`. It
-must be finite, with its derivative, from p = 0 to p = 1, which is checked at a dozen p, and where a part of it, as a
-denominator, is 0 (and at four entropies, where it names that): write `log(q + 0.001)`, not `log(q)`. It goes
+must be finite, with its derivative, from p = 0 to p = 1: write `log(q + 0.001)`, not `log(q)`. That is checked at some
+200 p and between them where denominators, bases of powers, and arguments of roots and logarithms come near 0 (at four
+entropies, where it names that); what is not finite in training stops it. It goes
 into a job's identity as it stands, so that another spacing is the same job and another number another one.
 
 Any objective may have a threshold (`keep`, `threshold` or `threshold_quantile`), `smoothing` (a share of the loss

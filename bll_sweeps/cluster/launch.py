@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import re
@@ -83,16 +84,22 @@ def resolve_cells(composed: Sequence[ComposedCell]) -> list[ResolvedCell]:
 
 
 def _check_names(cells: Sequence[Cell]) -> None:
-    chosen: dict[tuple[str, str], str] = {}
+    """ConfigError where two choices of an axis have one name and are not the same. One may have several values: keys
+    of it are swept, the seed is in it, or what a cell chooses on another axis sets some of it.
+    """
+    known: dict[tuple[object, ...], tuple[object, str]] = {}
     for cell in cells:
-        labels = cell.labels()
-        for override in cell.overrides:
-            axis, _, choice = override.partition("=")
-            if axis in labels and axis != "seed":
-                other = chosen.setdefault((axis, labels[axis]), choice)
-                if other != choice:
-                    problem = f"is called {labels[axis]!r}, as {axis}={other} is: each choice needs a `name` of its own"
-                    raise ConfigError(axis, choice, problem)
+        for axis in ("objective", "backbone", "domain", "benchmark", "recipe"):
+            value = getattr(cell, axis)
+            choice = "".join(override for override in cell.overrides if override.startswith(f"{axis}="))
+            others = tuple(override for override in cell.overrides if override != choice)
+            # Two that are named are two choices, whatever else differs; one by default only where all else is the same.
+            swept = tuple(override for override in others if "." in override.partition("=")[0])
+            for group in (others, (cell.seed, *swept)) if choice else (others,):
+                other, its = known.setdefault((axis, value.name, group), (value, choice))
+                if choice != its and value != other:
+                    problem = f"is called {value.name!r}, as {its or 'the default'} is: choices need names of their own"
+                    raise ConfigError(axis, choice.partition("=")[2] or "the default", problem)
 
 
 def prepare(cells: Sequence[ResolvedCell], site: Mapping[str, ResourceRule] | None = None) -> Prepared:
@@ -271,18 +278,24 @@ def _check_installed(planned: Plan, prepared: Prepared, launcher: Launcher) -> N
     elsewhere = launcher.options.get("python") or launcher.options.get("setup")
     for execution, kind in {(prepared.settings[p.job.id][0], p.job.kind) for p in planned.to_run}:
         if execution.device == "cuda" and launcher.name != "slurm" and not visible_gpus():
-            raise ConfigError("execution.device", "cuda", "is not here: this machine shows no GPU (execution=cpu)")
+            problem = "is not here: this machine shows no GPU, in /dev or by $CUDA_VISIBLE_DEVICES (execution=cpu)"
+            raise ConfigError("execution.device", "cuda", problem)
         if kind == "evaluate" and execution.engine == "vllm":
             execution.require_vllm()
-        if kind in ("pretrain", "train") and not elsewhere:
-            execution.require_installed()
+        if kind in ("pretrain", "train"):
+            execution.require_gpu_for_attention()
+            if not elsewhere:
+                execution.require_installed()
 
 
 def visible_gpus() -> list[str]:
     """What $CUDA_VISIBLE_DEVICES may name on this machine: those that it names, or else all."""
     own = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    return there if own is None else [gpu for gpu in own.split(",") if gpu]
+    if own is None:
+        return [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    names = [name.strip() for name in own.split(",")]
+    # CUDA sees those before the first that is none, such as -1 or NoDevFiles.
+    return list(itertools.takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names))
 
 
 def _check_writable(root: Path) -> None:

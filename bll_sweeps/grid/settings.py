@@ -81,11 +81,15 @@ class Execution:
             raise ConfigError("vllm_gpu_memory", self.vllm_gpu_memory, "must be above 0 and at most 1")
         if self.vllm_context < 0:
             raise ConfigError("vllm_context", self.vllm_context, "must be >= 0 (0: the model's)")
-        if self.attention != "sdpa" and self.device == "cpu":
-            raise ConfigError("attention", self.attention, "needs execution.device=cuda; on processors there is sdpa")
         if self.engine == "vllm" and not Path(self.vllm_python).expanduser().is_absolute():
             problem = "must be the path of the python of vLLM's environment (constraints-vllm.txt) for engine=vllm"
             raise ConfigError("vllm_python", self.vllm_python, problem)
+
+    def require_gpu_for_attention(self) -> None:
+        """ConfigError for a kernel that processors do not have, or not with gradients."""
+        if self.attention != "sdpa" and self.device == "cpu":
+            problem = "needs a GPU (execution=cuda); on processors there is sdpa"
+            raise ConfigError("execution.attention", self.attention, problem)
 
     def require_installed(self) -> None:
         """ConfigError for a head or an attention whose package is not installed here."""

@@ -10,10 +10,9 @@ log(p) and powers of p from log p, which does not underflow.
 from __future__ import annotations
 
 import ast
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from bll_sweeps.errors import one_of
@@ -63,32 +62,46 @@ class Formula:
         values = {"logp": (logp, 1.0), "p": (p, p), "q": (-xp.expm1(logp), -p), "entropy": (entropy, _CONSTANT)}
         return values | {name: (value, _CONSTANT) for name, value in self.parameters.items()}
 
-    def zeros(self, logps: Sequence[float], entropy: float) -> list[float]:
-        """Log p among those given (ascending), or between them, at which some part of the formula is 0 or changes its
-        sign.
+    def near_zeros(self, logps: Sequence[float], entropy: float) -> list[float]:
+        """Log p at which what must not be 0 is 0, or nearest to it: denominators, bases of powers, and what a logarithm
+        or a root is taken of. logps: where to look, ascending; zeros closer together than these are may be missed.
         """
         found = []
-        for node in ast.walk(self._tree):
-            if not isinstance(node, (ast.BinOp, ast.Call)):
-                continue
-            for low, high in itertools.pairwise(logps):
-                side = self._of_part(node, low, entropy)
-                if side == 0:
-                    found.append(low)
-                if not side * self._of_part(node, high, entropy) < 0:
-                    continue
-                for _ in range(60):
-                    middle = (low + high) / 2
-                    low, high = (low, middle) if side * self._of_part(node, middle, entropy) <= 0 else (middle, high)
-                found.append(high)
+        for node, offset in _delicate(self._tree):
+            size = partial(self._size, node, offset, entropy)
+            sizes = [size(logp) for logp in logps]
+            for i in range(1, len(logps) - 1):
+                if sizes[i - 1] > sizes[i] <= sizes[i + 1]:
+                    found.append(_least(size, logps[i - 1], logps[i + 1]))
         return found
 
-    def _of_part(self, node: ast.expr, logp: float, entropy: float) -> float:
-        """Its value, nan where it has none."""
+    def _size(self, node: ast.expr, offset: float, entropy: float, logp: float) -> float:
+        """Of a part of the formula; nan where it has no value."""
         try:
-            return float(_Evaluation(math, self._values(math, logp, entropy)).of(node)[0])
+            return abs(float(_Evaluation(math, self._values(math, logp, entropy)).of(node)[0]) + offset)
         except (ValueError, OverflowError, ZeroDivisionError, TypeError):
             return math.nan
+
+
+def _delicate(tree: ast.expr) -> Iterator[tuple[ast.expr, float]]:
+    """Parts of a formula that must not be 0, or not with what is given beside them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            yield node.right, 0.0
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            yield node.left, 0.0
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("log", "log1p", "sqrt")
+        ):
+            yield node.args[0], 1.0 if node.func.id == "log1p" else 0.0
+
+
+def _least(size: Callable[[float], float], low: float, high: float) -> float:
+    """Where `size`, which has one minimum between the two, is least: by thirds."""
+    for _ in range(90):
+        third = (high - low) / 3
+        low, high = (low, high - third) if size(low + third) <= size(high - third) else (low + third, high)
+    return (low + high) / 2
 
 
 class _Evaluation:
@@ -134,9 +147,10 @@ class _Evaluation:
     def _call(self, name: str, arguments: list[ast.expr]) -> Dual:
         xp = self._xp
         if name == "where":
-            test, (a, da), (b, db) = self._test(arguments[0]), self.of(arguments[1]), self.of(arguments[2])
-            if isinstance(test, bool):
-                return (a, da) if test else (b, db)
+            test = self._test(arguments[0])
+            if isinstance(test, bool):  # the other one need not have a value
+                return self.of(arguments[1] if test else arguments[2])
+            (a, da), (b, db) = self.of(arguments[1]), self.of(arguments[2])
             return xp.where(test, a, b), xp.where(test, da, db)
         if name == "log" and _is_p(arguments[0]):
             return self._values["logp"]

@@ -15,8 +15,11 @@ PRIOR_QUANTILES = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9
 
 # Where a formula must be finite: from log p of 1 to where p itself is 0 in any precision, however sure the model is.
 _ENTROPIES = (0.0, 1e-6, 0.5, 1.0)
-_GRID = (-92.0, -30.0, -15.0, -10.0, *(math.log(k / 200) for k in range(1, 201)))
 _LOGP = (-800.0, -92.0, -30.0, -10.0, -3.0, -1.0, -0.1, -1e-3, -1e-6, -1e-12, 0.0)
+# Between which poles are looked for: some 200 log p, denser towards p = 1, and at no round p, where a formula may be
+# 0 / 0 in a single point.
+_LOW, _HIGH = (-92.0, -60.0, -30.0, -20.0), (-1e-4, -1e-6, -1e-9)
+_GRID = (*_LOW, *(k / 4.001 for k in range(-60, -20)), *(math.log(k / 149.3) for k in range(1, 150)), *_HIGH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ class Objective:
         )
 
     def _check_formulas(self) -> None:
-        """Both are parsed, name nothing unknown, and are finite for p from 1e-40 to 1, 1 included, without poles."""
+        """Both are parsed, name nothing unknown, and are finite at a dozen p from 1e-40 to 1, 1 included."""
         check(bool(self.formula), "formula", self.formula, "must say f(p) for family=formula")
         used: set[str] = set()
         for key in ("formula", "weight"):
@@ -84,14 +87,26 @@ class Objective:
                     raise ConfigError(key, text, str(error)) from None
                 used |= formula.names
                 bad = [logp for logp in _LOGP if not _is_finite(formula, logp, derivative=not self.weight)]
-                needed = "must be finite for p from 0 to 1" + ("" if self.weight else ", and its derivative too")
-                whatever = ", whatever the entropy" if "entropy" in formula.names else ""
-                bad = bad or _poles(formula, derivative=not self.weight)
-                check(not bad, key, text, f"{needed}{whatever}; it is not at p={math.exp(bad[-1]) if bad else 0:.3g}")
+                self._require_finite(key, formula, bad)
         depends = used & {"logp", "p", "q"}
         check(bool(depends), "formula", self.formula, "does not depend on p: it names none of logp, p and q")
         unused = sorted(set(self.parameters) - used)
         check(not unused, "parameters", ", ".join(unused), "are in neither formula nor weight")
+
+    def check_poles(self) -> None:
+        """ConfigError for a formula that is not finite, or has a pole, anywhere between p = 0 and 1. Not done for every
+        objective that is read, as it takes some milliseconds.
+        """
+        for key in ("formula", "weight"):
+            if text := getattr(self, key):
+                formula = Formula(text, self.parameters)
+                self._require_finite(key, formula, _poles(formula, derivative=not self.weight))
+
+    def _require_finite(self, key: str, formula: Formula, bad: list[float]) -> None:
+        needed = "must be finite for p from 0 to 1" + ("" if self.weight else ", and its derivative too")
+        whatever = ", whatever the entropy" if "entropy" in formula.names else ""
+        problem = f"{needed}{whatever}; it is not at p={math.exp(bad[-1]) if bad else 0:.3g}"
+        check(not bad, key, getattr(self, key), problem)
 
     @property
     def needs_entropy(self) -> bool:
@@ -138,22 +153,23 @@ class Objective:
 
 
 def _poles(formula: Formula, *, derivative: bool) -> list[float]:
-    """Log p near which the formula, or its derivative, grows beyond bounds: where some part of it, as a denominator, is
-    0.
-    """
+    """Log p near which the formula, or its derivative, is not finite or grows beyond bounds."""
 
     def size(logp: float, entropy: float) -> float:
         try:
             value, slope = formula(math, logp, entropy)
-            return max(abs(value), abs(slope)) if derivative else abs(value)
+            largest = max(abs(value), abs(slope)) if derivative else abs(value)
+            return largest if math.isfinite(largest) else math.inf
         except (ValueError, OverflowError, ZeroDivisionError, TypeError):
             return math.inf
 
     found = []
     for entropy in _ENTROPIES if "entropy" in formula.names else (0.5,):
-        for logp in formula.zeros(_GRID, entropy):
+        found += [logp for logp in _GRID if not math.isfinite(size(logp, entropy))]
+        for logp in formula.near_zeros(_GRID, entropy):
+            # A hundred thousand times nearer to a pole it is that many times higher, or more.
             near, far = (max(size(logp - step, entropy), size(logp + step, entropy)) for step in (1e-10, 1e-5))
-            if near > 100 * far:
+            if not math.isfinite(near) or near > 100 * far:
                 found.append(logp)
     return found
 

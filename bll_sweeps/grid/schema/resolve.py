@@ -65,7 +65,7 @@ class Resolver:
             backbone.template,
         )
         cell = Cell(
-            objective=self._once(Objective, "objective", config["objective"], lambda data: data),
+            objective=_checked(self._once(Objective, "objective", config["objective"], lambda data: data)),
             backbone=backbone,
             domain=domain,
             benchmark=self._once(
@@ -112,6 +112,15 @@ class Resolver:
         if data["source"] == "lm_eval" and self._plan_task:
             return _stock(data, hub, self._plan_task(data["task"], data["metric"]))
         return _with_files(data, hub, "benchmark") | {"task_digest": self._task_digest(data["task"])}
+
+
+@cache
+def _checked(objective: Objective) -> Objective:
+    try:
+        objective.check_poles()
+    except ConfigError as error:
+        raise error.under("objective") from None
+    return objective
 
 
 def _backbone(data: dict[str, Any], lab: Lab, hub: Hub) -> dict[str, Any]:
