@@ -100,7 +100,7 @@ def test_a_model_that_looks_ahead_is_refused():
 def test_a_head_with_a_bias_is_refused():
     model = qwen(tied=False)
     model.lm_head = torch.nn.Linear(16, 20, bias=True)
-    with pytest.raises(UsageError, match="output embedding without bias"):
+    with pytest.raises(UsageError, match="must be one weight, without bias or adapter, but has weight, bias"):
         head_weight(model)
 
 
