@@ -221,9 +221,9 @@ def measured(name: str, rounds: int, place: Place) -> dict[str, Any]:
                 continue
             if number:  # the first round warms up
                 found[way].append(outcome)
-    tolerance = 1e-2 if place.computed == torch.bfloat16 else 1e-4
-    for key in ("loss", "grad_norm"):  # else it would be another training
+    for key, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4)):  # else it would be another training
         values = [getattr(epochs[0], key) for epochs in found.values()]
+        tolerance = 1e-2 if place.computed == torch.bfloat16 else tolerance
         assert max(values) - min(values) < tolerance * max(values), (key, values)
     peak = peak_bf16_flops(place.device)
     mean = statistics.fmean(lengths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from bll_sweeps.errors import ConfigError
@@ -154,32 +155,32 @@ class Objective:
 
 def _poles(formula: Formula, *, derivative: bool) -> list[float]:
     """Log p near which the formula, or its derivative, is not finite or grows beyond bounds."""
-
-    def size(logp: float, entropy: float) -> float:
-        try:
-            value, slope = formula(math, logp, entropy)
-            largest = max(abs(value), abs(slope)) if derivative else abs(value)
-            return largest if math.isfinite(largest) else math.inf
-        except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-            return math.inf
-
     found = []
-    for entropy in _ENTROPIES if "entropy" in formula.names else (0.5,):
-        found += [logp for logp in _GRID if not math.isfinite(size(logp, entropy))]
+    for entropy in _entropies(formula):
+        size = partial(_size, formula, entropy, derivative)
+        found += [logp for logp in _GRID if not math.isfinite(size(logp))]
         for logp in formula.near_zeros(_GRID, entropy):
             # A hundred thousand times nearer to a pole it is that many times higher, or more.
-            near, far = (max(size(logp - step, entropy), size(logp + step, entropy)) for step in (1e-10, 1e-5))
+            near, far = (max(size(logp - step), size(logp + step)) for step in (1e-10, 1e-5))
             if not math.isfinite(near) or near > 100 * far:
                 found.append(logp)
     return found
 
 
 def _is_finite(formula: Formula, logp: float, *, derivative: bool) -> bool:
+    return all(math.isfinite(_size(formula, entropy, derivative, logp)) for entropy in _entropies(formula))
+
+
+def _entropies(formula: Formula) -> tuple[float, ...]:
+    return _ENTROPIES if "entropy" in formula.names else (0.5,)
+
+
+def _size(formula: Formula, entropy: float, derivative: bool, logp: float) -> float:
+    """Of the formula, or of the larger of it and its derivative; inf where one has no finite value."""
     try:
-        for entropy in _ENTROPIES if "entropy" in formula.names else (0.5,):
-            value, slope = formula(math, logp, entropy)
-            if not (math.isfinite(value) and (not derivative or math.isfinite(slope))):
-                return False
+        value, slope = formula(math, logp, entropy)
+        largest = max(abs(value), abs(slope)) if derivative else abs(value)
+        # Not of `largest` alone: max() passes over a nan that stands second.
+        return largest if math.isfinite(value) and (not derivative or math.isfinite(slope)) else math.inf
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-        return False
-    return True
+        return math.inf
