@@ -220,6 +220,7 @@ def test_bars_have_the_interval_over_seeds_of_an_average_whose_parts_share_them(
     assert 0 < row["low"] < whole["low"] and whole["high"] < row["high"] < 1
 
 
+@pytest.mark.slow
 def test_benchmarks_with_other_decodings_meet_in_one_continuum(tmp_path: Path) -> None:
     builder = StoreBuilder(tmp_path / "runs", questions=10)
     greedy = {"decodings": {"greedy": Decoding(temperature=0.0)}, "primary": "greedy"}

@@ -115,6 +115,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_load_with_the_cache_equals_one_without_it_whatever_happened_to_the_store(data: st.DataObject) -> None:

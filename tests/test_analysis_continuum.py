@@ -374,6 +374,7 @@ def test_claims_load_neither_plotting_nor_torch_nor_hydra(store: Path) -> None:
     assert done.stdout.rstrip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_any_objective_can_be_the_reference(store: Path, bll: Bll) -> None:
     """What one has over the other is what the other lacks."""
     env = {"BLL_RUNS": str(store)}

@@ -57,6 +57,7 @@ def test_other_numbers_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "48 reported numbers from 1 places" in told and "wrote 2 tables, 3 figures" in told
 
 
+@pytest.mark.slow
 def test_claims_are_not_held_against_numbers_that_are_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -601,6 +601,7 @@ def test_specs_that_lack_an_axis_are_named_and_their_scores_still_count(tmp_path
     assert any(f"lacks '{lacking}'" in problem for problem in results.problems)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lacking", ["domain", "backbone", "recipe"])
 def test_the_page_of_such_a_store_is_written(tmp_path: Path, lacking: str) -> None:
     lab_store(tmp_path / "runs", objectives=("base", "nll", "p"), points=POINTS[:1], questions=5)

@@ -70,6 +70,7 @@ def test_a_misspelt_key_in_a_choice_of_ones_own_is_named_with_its_file(bll: Bll,
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_two_choices_of_one_name_are_refused(bll: Bll, tmp_path: Path) -> None:
     """Else their results would stand under one name."""
     choice = tmp_path / "conf" / "objective" / "copied.yaml"

@@ -50,6 +50,7 @@ def jobs(found: list[Cell]) -> dict[str, int]:
     return {kind: states["total"] for kind, states in plan(found, lambda job: "new").counts().items()}
 
 
+@pytest.mark.slow
 def test_the_papers_grid_is_28_trainings_and_35_model_loads() -> None:
     found = sweep("paper")
     assert jobs(found) == {"prior": 12, "train": 28, "evaluate": 148 + 64}

@@ -254,6 +254,7 @@ def test_a_missing_package_costs_one_warning(
     assert len(warnings(caplog)) == 1
 
 
+@pytest.mark.slow
 def test_a_hang_in_finish_is_left_behind_and_does_not_hold_the_exit(tmp_path: Path) -> None:
     code = """
 import wandb
