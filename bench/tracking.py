@@ -1,6 +1,6 @@
 """How long it takes to bring a store to W&B and back, and what tracking costs a training.
 
-    python -m bench.tracking [--runs 200] [--rows 300] [--repeats 5] [--write]
+    python -m bench.tracking [--runs 200] [--rows 300] [--repeats 16] [--write]
 
 The server is the tests' stand-in, a process of its own on this machine, so times are those of the client and of such a
 server, without a network. In one run, in this order:
@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -147,53 +147,76 @@ def round_trip(folder: Path, server: dict[str, str], runs: int, count: int) -> l
 
 
 _TRAIN = ["objective=nll", "backbone=lab-a", "benchmark=lab-spell"]  # one of sweep=lab
+_ATTEMPTS = """
+import json, logging, os, shutil, sys
+from pathlib import Path
+from bll_sweeps.store.claims import acquire
+from bll_sweeps.store.layout import Layout
+from jobs.attempt import claimed, new_attempt, run_attempt
+logging.disable(logging.WARNING)
+layout, job_id = Layout(Path(sys.argv[1])), sys.argv[2]
+files = layout.job(job_id)
+for mode in sys.argv[3:]:
+    for attempt in files.attempts():
+        shutil.rmtree(attempt.folder)
+    shutil.rmtree(files.claims)
+    files.done.unlink()
+    os.environ["WANDB_MODE"] = mode
+    with claimed(acquire(files)) as claim:
+        attempt = new_attempt(files)
+        run_attempt(layout, job_id, claim, attempt)
+    rows = attempt.output("timing.jsonl").read_text().splitlines()
+    print(json.dumps([json.loads(row) for row in rows]))
+"""
 
 
 def overhead(folder: Path, repeats: int) -> list[str]:
-    """Of a training's step with and without, by the clock of its own loop; by a worker, as `bll launch` starts it.
+    """Of a training's step with and without, by the clock of its own loop.
 
-    The median of the times from one logged row to the next is a step's; the mean is that of the whole loop of some ten
-    seconds, during whose first wandb starts.
+    All attempts are made in turns by one process: the same training takes up to a tenth more or less in another, which
+    would hide what is looked for. The median of the times from one logged row to the next is a step's; the mean is that
+    of the whole loop of some ten seconds, during whose first wandb starts.
     """
     root = folder / "lab"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     environment |= {"BLL_RUNS": str(root), "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1"}
     timed(command("launch", *_TRAIN), environment)
-    layout = Layout(root)
-    job = next(path.name for path in sorted(layout.jobs.iterdir()) if path.name.startswith("train"))
+    job = next(path.name for path in sorted(Layout(root).jobs.iterdir()) if path.name.startswith("train"))
+    modes = [("disabled", "offline")[(i + i // 2) % 2] for i in range(2 * repeats)]  # AB BA: a drift strikes both
+    warm = ["disabled", "offline"]  # what a process does once is not of a step
+    _, said = timed([sys.executable, "-c", _ATTEMPTS, str(root), job, *warm, *modes], environment)
     medians: dict[str, list[float]] = {"disabled": [], "offline": []}
     means: dict[str, list[float]] = {"disabled": [], "offline": []}
-    for i in range(2 * repeats):
-        mode = ("disabled", "offline")[(i + i // 2) % 2]  # AB BA: a drift of the machine strikes both
-        files = layout.job(job)
-        for attempt in files.attempts():
-            shutil.rmtree(attempt.folder)
-        shutil.rmtree(files.claims)
-        files.done.unlink()
-        timed(command("launch", *_TRAIN), environment | {"WANDB_MODE": mode})
-        record = read_record(files)
-        assert record is not None
-        rows = [json.loads(line) for line in record.attempt.output("timing.jsonl").read_text().splitlines()]
-        steps = [(b["elapsed_s"] - a["elapsed_s"]) / (b["step"] - a["step"]) for a, b in pairwise(rows)]
+    for mode, line in zip(modes, said.splitlines()[len(warm) :], strict=True):
+        steps = [(b["elapsed_s"] - a["elapsed_s"]) / (b["step"] - a["step"]) for a, b in pairwise(json.loads(line))]
         medians[mode].append(1000 * statistics.median(steps))
         means[mode].append(1000 * statistics.fmean(steps))
     lines = [
-        f"| ms per step of a lab training, {repeats} of each in turns | tracker=off | tracker=offline | ratio |",
-        "|---|---|---|---|",
+        f"| ms per step of a lab training, {repeats} of each in turns | tracker=off | tracker=offline | ratio "
+        "| mean ratio of neighbours [95 %] |",
+        "|---|---|---|---|---|",
     ]
     for name, found in (("step", medians), ("whole loop, wandb's start included", means)):
         off, on = (statistics.median(found[mode]) for mode in ("disabled", "offline"))
-        ratios = [b / a for a, b in zip(found["disabled"], found["offline"], strict=True)]
-        lines.append(f"| {name} | {off:.2f} | {on:.2f} | {on / off:.3f} |")
-        lines.append(f"| {name}: median of the ratios of neighbours | | | {statistics.median(ratios):.3f} |")
+        lines.append(f"| {name} | {off:.2f} | {on:.2f} | {on / off:.3f} | {_mean_ratio(**found)} |")
     return [*lines, ""]
+
+
+def _mean_ratio(disabled: list[float], offline: list[float]) -> str:
+    """Geometric, with the t interval over the pairs."""
+    from scipy.stats import t
+
+    logs = [math.log(on / off) for off, on in zip(disabled, offline, strict=True)]
+    half = t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    low, mid, high = (math.exp(statistics.fmean(logs) + side * half) for side in (-1, 0, 1))
+    return f"{mid:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--rows", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=16)
     parser.add_argument("--parts", nargs="*", default=["round-trip", "overhead"])
     parser.add_argument("--write", action="store_true", help="write bench/results/tracking.md")
     options = parser.parse_args()
@@ -220,7 +243,7 @@ def main() -> None:
             print("\n".join(lines[-9:]))
         if "overhead" in options.parts:
             lines += overhead(folder, options.repeats)
-            print("\n".join(lines[-6:]))
+            print("\n".join(lines[-5:]))
     if options.write:
         (Path(__file__).parent / "results" / "tracking.md").write_text("\n".join(lines).rstrip() + "\n")
 
