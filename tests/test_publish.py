@@ -27,7 +27,7 @@ from typing import Any
 
 import hooks
 import pytest
-from wandb_server import KEY, ServedArtifact, WandbServer
+from wandb_server import ENTITY, KEY, ServedArtifact, WandbServer
 
 from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.grid.settings import Tracker
@@ -124,7 +124,7 @@ def assert_complete(server: WandbServer, root: Path) -> None:
 def test_each_finished_job_is_one_run_with_its_rows_scores_and_place(store: Path, server: WandbServer) -> None:
     done = call(store, "publish", env=server.environment())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "7 jobs published, 0 there already, 0 not finished\n"
+    assert done.stdout == f"7 jobs published, 0 there already, 0 not finished\n{server.url}/{ENTITY}/bll-sweeps\n"
     assert_complete(server, store)
     evaluation, prior = record_of(store, "evaluate"), record_of(store, "prior")
     run = server.run(evaluation.job.id)
@@ -150,7 +150,7 @@ def test_a_second_publish_asks_the_server_for_nothing_but_who_it_is(store: Path,
     before = {name: len(run.rows()) for (_, name), run in server.runs.items()}
     server.asked.clear()
     done = call(store, "publish", env=server.environment())
-    assert done.stdout == "0 jobs published, 7 there already, 0 not finished\n"
+    assert done.stdout == f"0 jobs published, 7 there already, 0 not finished\n{server.url}/{ENTITY}/bll-sweeps\n"
     assert set(server.asked) <= {"GetDefaultEntity", "Viewer", "ServerFeaturesQuery"}
     assert {name: len(run.rows()) for (_, name), run in server.runs.items()} == before
 
@@ -324,7 +324,7 @@ def test_a_job_that_another_sweep_takes_in_gets_its_tag_and_no_row_twice(store: 
     assert call(store, "publish", env=server.environment()).returncode == 0
     assert call(store, "launch", *SWEEP, "hydra.sweeper.name=again").returncode == 0
     done = call(store, "publish", "again", env=server.environment())
-    assert done.stdout == "7 jobs published, 0 there already, 0 not finished\n"
+    assert done.stdout == f"7 jobs published, 0 there already, 0 not finished\n{server.url}/{ENTITY}/bll-sweeps\n"
     assert_complete(server, store)
     assert all({"sweep:smoke", "sweep:again"} <= set(run.tags) for run in server.runs.values())
     assert {run.group for run in server.runs.values()} == {"smoke"}
@@ -355,7 +355,7 @@ def test_only_finished_jobs_are_published_unless_live_ones_are_asked_for(store: 
     told = len(rows(JobFiles(files.folder).attempts()[-1]))
     withdraw(files, "as if it still ran")
     done = call(store, "publish", env=server.environment())
-    assert done.stdout == "6 jobs published, 0 there already, 1 not finished\n"
+    assert done.stdout == f"6 jobs published, 0 there already, 1 not finished\n{server.url}/{ENTITY}/bll-sweeps\n"
     assert files.id not in {name for _, name in server.runs}
     assert call(store, "publish", "--live", env=server.environment()).returncode == 0
     run = server.run(files.id)
@@ -455,7 +455,7 @@ def test_what_comes_to_a_job_later_is_published_and_pulled_later(
     assert call(other, "pull", "bll-sweeps", env=server.environment()).returncode == 0
     assert call(store, "regrade", "--grader", "jaro_winkler").returncode == 0
     done = call(store, "publish", env=server.environment())
-    assert done.stdout == "3 jobs published, 4 there already, 0 not finished\n"
+    assert done.stdout == f"3 jobs published, 4 there already, 0 not finished\n{server.url}/{ENTITY}/bll-sweeps\n"
     evaluation = record_of(store, "evaluate")
     later = json.loads(evaluation.job.later_scores()[0].read_text())
     told = server.run(evaluation.job.id).summary()
@@ -663,6 +663,7 @@ def test_a_training_that_is_killed_twice_online_is_one_clean_run(
     assert done.returncode == 0, done.stdout + done.stderr
     run, record = server.run(training), read_record(job)
     assert record is not None and server.begun[training] == 3
+    assert f"{server.url}/{ENTITY}/bll-sweeps/runs/{training}" in record.attempt.log().read_text()
     served, told = [row for row in run.rows() if names.STEP in row], rows(record.attempt)
     assert [row[names.STEP] for row in served] == [row["step"] for row in told]
     assert [row["train/nll"] for row in served] == [row["nll"] for row in told]
@@ -816,7 +817,7 @@ def test_the_round_trip_with_a_real_server(finished: Path, tmp_path: Path) -> No
     online = ["tracker=online", f"tracker.entity={entity}", f"tracker.project={project}"]
     done = call(live, "launch", *SWEEP, "objective=nll", steps, "hydra.sweeper.name=live", *online, env=given)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "W&B" not in "".join(path.read_text() for path in live.rglob("log.txt"))  # it had nothing to warn of
+    assert "bll publish" not in "".join(path.read_text() for path in live.rglob("log.txt"))  # it had nothing to warn of
     done = call(finished, "dashboard", *where, env=given)
     assert done.returncode == 0 and done.stdout.count("https://") == 2, done.stdout + done.stderr
     done = call(tmp_path / "other", "pull", f"{entity}/{project}", "--sweep", "smoke", env=given)

@@ -59,6 +59,7 @@ def _publish(args: argparse.Namespace) -> int:
     )
     print(f"{out.new} jobs published, {out.known} there already, {out.unfinished} not finished", end="")
     print(f"; {len(out.problems)} failed: publish again" if out.problems else "")
+    print(out.address)
     return with_problems([f"{job_id}: {problem}" for job_id, problem in sorted(out.problems.items())])
 
 

@@ -83,6 +83,7 @@ class Published:
     known: int = 0
     unfinished: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+    address: str = ""  # of the project, for a browser
 
 
 def publish(
@@ -106,6 +107,7 @@ def publish(
     out = Published()
     with service() as folder:
         target, server = reachable(target)
+        out.address = address(target)
         sweeps, alive = sweeps_of(layout), Alive()
         work = list(_work(layout, job_ids, sweeps, server, live, again, out))
         done = itertools.count(1)
@@ -152,6 +154,14 @@ def reachable(target: Target) -> tuple[Target, str]:
     entity = target.entity or own
     found = Target(target.project, entity)
     return found, found.key(settings.base_url)
+
+
+def address(target: Target) -> str:
+    """Of the project, for a browser."""
+    import wandb
+
+    where = {"entity": target.entity, "project": target.project}
+    return str(wandb.setup().settings.model_copy(update=where).project_url)
 
 
 def _is_the_keys(error: Exception) -> bool:

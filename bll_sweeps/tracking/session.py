@@ -150,6 +150,11 @@ class Session:
             self._refused = True
             raise StoreError(OTHER_RESULT)
 
+    @property
+    def address(self) -> str:
+        """For a browser; '' offline."""
+        return str(self._run.url or "")
+
     def log(self, row: dict[str, Any]) -> None:
         """The job's next row, by the names of its metrics.jsonl."""
         self._log({names.curve(key): value for key, value in names.flat(row).items()})

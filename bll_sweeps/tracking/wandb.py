@@ -143,6 +143,8 @@ class _WandbRun(Run):
         try:
             with _yielding():
                 session = self._start()
+            if session.address:
+                log.info("W&B: %s", session.address)
             for action, value in iter(self._queue.get, None):
                 if action == "close":
                     session.finish(value)
