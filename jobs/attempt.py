@@ -122,7 +122,7 @@ def _mirrored(context: JobContext) -> Iterator[Run]:
     spec = context.spec
     try:
         own, folder = identity(context.layout, spec), context.attempt.wandb
-        context.mirror = tracking.open_tracker(spec.tracker, own, folder, code_digest())
+        context.mirror = tracking.open_tracker(spec.tracker, own, folder)
     except Exception:
         log.warning("the job is not mirrored on W&B; it goes on", exc_info=True)
     try:

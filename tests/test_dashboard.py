@@ -29,7 +29,7 @@ from bll_sweeps.store.layout import DashboardFiles, Layout
 from bll_sweeps.store.metrics import CURVES, TIMING, TRAINING
 from bll_sweeps.store.records import read_record
 from bll_sweeps.tracking import dashboard, names, panels
-from bll_sweeps.tracking.publish import Target
+from bll_sweeps.tracking.server import Target
 
 pytestmark = pytest.mark.usefixtures("no_account")
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +100,7 @@ import json, sys
 from pathlib import Path
 from bll_sweeps.store.layout import DashboardFiles
 from bll_sweeps.tracking import dashboard, panels
-from bll_sweeps.tracking.publish import Target
+from bll_sweeps.tracking.server import Target
 sweep = panels.Sweep(*json.loads(sys.argv[2]))
 dashboard.write(DashboardFiles(Path(sys.argv[1])), sweep, Target("project", "group"))
 """

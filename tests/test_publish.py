@@ -22,6 +22,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ from wandb_server import ENTITY, KEY, ServedArtifact, WandbServer
 from bll_sweeps.cluster.status import read_manifest
 from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.grid.spec import read_spec
+from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import Record, read_record, withdraw, write_record
 from bll_sweeps.store.records import publish as finish
 from bll_sweeps.tracking import dashboard, names, open_tracker, panels, session, watch
 from bll_sweeps.tracking.content import Sweeps, content, identity, rows
-from bll_sweeps.tracking.publish import Target, publish
+from bll_sweeps.tracking.publish import publish
+from bll_sweeps.tracking.server import Target
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_account")]
 SWEEP = ["sweep=smoke", "recipe.steps=600", "execution.checkpoint_every_steps=20", "execution.log_every_steps=5"]
@@ -206,7 +209,7 @@ def test_rows_of_another_result_are_not_taken_for_the_jobs_own(store: Path, serv
     write_record(record.attempt, record.job.id, record.result, ["metrics.jsonl", "model"])
     done = call(store, "publish", env=server.environment())
     assert done.returncode == 1
-    assert f"{record.job.id}: StoreError: the server has rows of another result" in done.stderr
+    assert f"{record.job.id}: the server has rows of another result" in done.stderr
     assert call(store, "publish", "--project", "fresh", env=server.environment()).returncode == 0
     assert server.run(record.job.id, "fresh").rows()[0]["train/nll"] == rows(record.attempt)[0]["nll"]
 
@@ -220,34 +223,157 @@ def test_an_evaluation_with_another_result_is_not_mixed_with_the_one_there(store
     write_record(record.attempt, record.job.id, result, list(record.outputs))
     done = call(store, "publish", env=server.environment())
     assert done.returncode == 1
-    assert f"{record.job.id}: StoreError: the server has rows of another result" in done.stderr
+    assert f"{record.job.id}: the server has rows of another result" in done.stderr
     assert {**before, "_step": 0} == {**server.run(record.job.id).summary(), "_step": 0}  # wandb's own count of rows
 
 
-def test_rows_of_other_code_are_not_gone_on_with(store: Path, server: WandbServer) -> None:
-    """A job was brought while it ran, failed, and was trained anew by mended code."""
+def test_rows_that_the_job_does_not_repeat_are_left_in_a_run_of_their_own(store: Path, server: WandbServer) -> None:
+    """A job was brought while it ran, with a row per 20 steps; then it was killed, and begun anew with one per 5."""
     record = record_of(store, "train")
     files, attempt = record.job, record.attempt
     withdraw(files, "as if it still ran")
-    told = json.loads(attempt.provenance.read_text())
-    attempt.provenance.write_text(json.dumps(told | {"code": "0ther"}))
-    assert call(store, "publish", "--live", env=server.environment()).returncode == 0
-    attempt.provenance.write_text(json.dumps(told))
+    metrics = attempt.output("metrics.jsonl")
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[3:40:4]))
+    done = call(store, "publish", "--live", env=server.environment())
+    assert done.returncode == 0 and "1 not finished, of these 1 as far as they are" in done.stdout
+    earlier = [row[names.STEP] for row in server.run(files.id).rows()]
+    assert len(earlier) == 10
+    metrics.write_text("".join(lines))
     finish(files, attempt)
     done = call(store, "publish", env=server.environment())
-    assert done.returncode == 1
-    assert f"{files.id}: StoreError: the server has rows of another result" in done.stderr
+    assert done.returncode == 0 and "1 earlier runs superseded" in done.stdout, done.stdout + done.stderr
+    old, new = server.run(files.id), server.run(f"{files.id}-2")
+    assert [row[names.STEP] for row in old.rows()] == earlier
+    assert "superseded" in old.tags and not [tag for tag in old.tags if tag.startswith("sweep:")]
+    steps = [row[names.STEP] for row in new.rows()]
+    assert steps == [row["step"] for row in rows(attempt)] and "sweep:smoke" in new.tags
+    assert call(store, "publish", "--again", env=server.environment()).returncode == 0
+    assert f"{files.id}-3" not in {name for _, name in server.runs} and len(new.rows()) == len(steps)
+
+
+def test_another_result_supersedes_where_that_is_asked_for_and_is_the_one_that_is_pulled(
+    store: Path, server: WandbServer, tmp_path: Path
+) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    training, evaluation = record_of(store, "train"), record_of(store, "evaluate")
+    metrics = training.attempt.output("metrics.jsonl")
+    metrics.write_text(metrics.read_text().replace('"nll": 0', '"nll": 1', 1))
+    write_record(training.attempt, training.job.id, training.result, list(training.outputs))
+    result = json.loads(json.dumps(evaluation.result))
+    result["metrics"][result["primary"]]["mean"] = 0.125
+    write_record(evaluation.attempt, evaluation.job.id, result, list(evaluation.outputs))
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 1 and done.stderr.count("--supersede") == 2
+    done = call(store, "publish", "--supersede", env=server.environment())
+    assert done.returncode == 0 and "2 jobs published" in done.stdout and "2 earlier runs superseded" in done.stdout
+    assert server.run(f"{training.job.id}-2").rows()[0]["train/nll"] == rows(training.attempt)[0]["nll"]
+    assert server.run(f"{evaluation.job.id}-2").summary()[names.SCORE] == 0.125
+    assert call(store, "publish", env=server.environment()).stdout.startswith("0 jobs published, 7 there already")
+    done = call(tmp_path / "other", "pull", "bll-sweeps", env=server.environment())
+    assert done.stdout.startswith("7 jobs pulled, 0 here already, 0 not finished there, 2 superseded")
+    for mine, theirs in zip(records(store), records(tmp_path / "other"), strict=True):
+        assert mine.attempt.record.read_bytes() == theirs.attempt.record.read_bytes()
+
+
+def test_an_id_that_was_deleted_on_the_server_is_followed_by_the_next(store: Path, server: WandbServer) -> None:
+    training = record_of(store, "train").job.id
+    server.deleted.add(training)
+    done = call(store, "publish", env=server.environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert training not in {name for _, name in server.runs}
+    assert server.run(f"{training}-2").state == "finished"
+
+
+def test_tags_and_names_that_were_given_by_hand_stay(store: Path, server: WandbServer) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    run = server.run(record_of(store, "train").job.id)
+    run.tags, run.display = [*run.tags, "by-hand", "region:none"], "my favourite"
+    before = set(run.tags)
+    assert call(store, "publish", "--again", env=server.environment()).returncode == 0
+    assert set(run.tags) == before - {"region:none"} and run.display == "my favourite"
+
+
+def test_one_publish_at_a_time(store: Path, server: WandbServer) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(method: str, path: str, operation: str) -> None:
+        if operation == "UpsertBucket" and not begun.is_set():
+            begun.set()
+            go_on.wait(60)
+
+    server.faults = wait
+    first = start(store, "publish", env=server.environment())
+    assert begun.wait(60)
+    second = call(store, "publish", env=server.environment())
+    go_on.set()
+    first.communicate()
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert f"process {first.pid}" in second.stderr and "wait for it" in second.stderr
+    assert_complete(server, store)
+
+
+def test_a_job_that_still_closes_its_own_run_is_left_to_it(store: Path, server: WandbServer) -> None:
+    record = record_of(store, "train")
+    (record.attempt.wandb / "wandb" / "run-20260101_000000-x").mkdir()  # as of one that is online
+    claim = acquire(record.job)
+    assert claim is not None
+    done = call(store, "publish", env=server.environment())
+    assert "6 jobs published, 0 there already, 1 not finished, 1 online by themselves" in done.stdout
+    claim.release()
+    assert call(store, "publish", env=server.environment()).stdout.startswith("1 jobs published, 6 there already")
+    assert_complete(server, store)
+
+
+def test_the_entity_of_the_environment_is_that_of_live_runs_and_of_publish(store: Path, server: WandbServer) -> None:
+    environment = server.environment() | {"WANDB_ENTITY": "team"}
+    live = ["objective=nll", "recipe.steps=20", "tracker=online"]
+    assert call(store, "launch", *SWEEP, *live, env=environment).returncode == 0
+    assert call(store, "publish", env=environment).stdout.endswith("/team/bll-sweeps\n")
+    assert server.entities == {"team"}
+
+
+def test_a_sweep_goes_to_the_project_it_was_launched_with(store: Path, server: WandbServer) -> None:
+    """Though its backbone was trained by another."""
+    mine = [*SWEEP, "hydra.sweeper.name=mine", "tracker.project=mine"]
+    assert call(store, "launch", *mine).returncode == 0
+    assert call(store, "publish", "mine", env=server.environment()).stdout.endswith("/mine\n")
+    assert {project for project, _ in server.runs} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    "given, environment, told",
+    [
+        (["--project", "a/b/c"], {}, "project='a/b/c'"),
+        (["--project", "a?b"], {}, "none of /"),
+        ([], {"WANDB_BASE_URL": "127.0.0.1:9"}, "$WANDB_BASE_URL='127.0.0.1:9' is no address"),
+    ],
+)
+def test_a_place_that_cannot_be_is_one_error(
+    given: list[str], environment: dict[str, str], told: str, store: Path, server: WandbServer
+) -> None:
+    done = call(store, "publish", *given, env=server.environment() | environment)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and told in done.stderr
+
+
+def test_times_are_those_of_the_job(store: Path, server: WandbServer) -> None:
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    record = record_of(store, "train")
+    run, told = server.run(record.job.id), record.provenance()
+    start_s, end_s = (datetime.fromisoformat(told[key]).timestamp() for key in ("started_at", "finished_at"))
+    assert all(start_s <= row["_timestamp"] <= end_s for row in run.rows())
+    assert run.summary()["attempt/host"] == told["host"]
 
 
 def test_a_run_without_rows_is_anybodys(store: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An evaluation crashed online, its code was mended, and it was made."""
+    """An evaluation crashed online, and was made later."""
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     layout, record = Layout(store), record_of(store, "evaluate")
     own, folder = identity(layout, read_spec(record.job)), store.parent / "crashed"
-    run = open_tracker(Tracker(name="test", wandb="online"), own, folder, code="0ther")
+    run = open_tracker(Tracker(name="test", wandb="online"), own, folder)
     run.close(ok=False)
-    assert server.run(record.job.id).summary()[names.CODE] == "0ther"
+    assert server.run(record.job.id).state == "failed"
     assert call(store, "publish", env=server.environment()).returncode == 0
     assert_complete(server, store)
 

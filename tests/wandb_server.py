@@ -106,6 +106,8 @@ class WandbServer(ThreadingHTTPServer):
         self.storage: dict[str, bytes] = {}
         self.asked: Counter[str] = Counter()  # operations and routes
         self.begun: Counter[str] = Counter()  # how often a client began a run, by its name
+        self.deleted: set[str] = set()  # ids of runs that somebody deleted: nobody gets them again
+        self.entities: set[str] = set()  # in which runs were begun
         self.unknown: list[str] = []
         self.faults: Callable[[str, str, str], int | None] = lambda method, path, operation: None
         self.numbers = itertools.count(1)
@@ -177,6 +179,9 @@ class WandbServer(ThreadingHTTPServer):
 
     def _UpsertBucket(self, given: dict[str, Any]) -> Any:
         project, name = given.get("project"), given.get("name")
+        if name in self.deleted:
+            raise PermissionError(f"run {name} was previously created and deleted; try a new run name")
+        self.entities.add(str(given.get("entity") or ENTITY))
         run = next((run for run in self.runs.values() if given.get("id") and run.id == given["id"]), None)
         run = run or self.runs.get((str(project), str(name)))
         inserted = run is None
@@ -190,7 +195,8 @@ class WandbServer(ThreadingHTTPServer):
                 setattr(run, own, given[key])
         if inserted:
             run.state = "running"
-        bucket = {**self._node(run), "project": {"id": "UHJvamVjdDox", "name": run.project, "entity": _entity()}}
+        entity = _entity(given.get("entity") or ENTITY)
+        bucket = {**self._node(run), "project": {"id": "UHJvamVjdDox", "name": run.project, "entity": entity}}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def _RunResumeStatus(self, given: dict[str, Any]) -> Any:
@@ -393,8 +399,8 @@ def _collection(name: str, project: str) -> dict[str, Any]:
     return {"__typename": "ArtifactSequence", "id": name, "name": name, "project": of}
 
 
-def _entity() -> dict[str, Any]:
-    return {"id": "RW50aXR5OjE=", "name": ENTITY}
+def _entity(name: str = ENTITY) -> dict[str, Any]:
+    return {"id": "RW50aXR5OjE=", "name": name}
 
 
 def _matching(filters: dict[str, Any]) -> Callable[[ServedRun], bool]:
@@ -459,6 +465,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self._json({"data": self.server.answer(operation, given, query)})
+        except PermissionError as error:
+            self._json({"errors": [{"message": str(error)}]}, 409)
         except LookupError as error:
             self._json({"errors": [{"message": f"the stand-in does not know {error}"}]}, 400)
 

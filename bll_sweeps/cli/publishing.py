@@ -16,10 +16,11 @@ from bll_sweeps.cli.options import (
     sweep_of,
     with_problems,
 )
+from bll_sweeps.errors import UsageError
 
 if TYPE_CHECKING:
     from bll_sweeps.store.layout import Layout
-    from bll_sweeps.tracking.publish import Target
+    from bll_sweeps.tracking.server import Target
 
 
 _MOST_GAINS = 150  # in a report on W&B, strongest prior first
@@ -31,10 +32,13 @@ def add(commands: Any) -> None:
     _on_project(sub)
     sub.add_argument("--live", action="store_true", help="also jobs that run, as far as they are")
     sub.add_argument("--again", action="store_true", help="also what the ledger knows to be there already")
+    text = "where the server has another result of a job, give this one a run of its own and mark that one superseded"
+    sub.add_argument("--supersede", action="store_true", help=text)
     sub.add_argument("--at-once", type=at_least_one, default=8, metavar="N", help="runs in parallel (default: 8)")
     text = "Bring a W&B project's runs of bll jobs here, as records like any other, which reports and results read."
     sub = on_root(commands, "pull", _pull, text)
-    sub.add_argument("project", metavar="[ENTITY/]PROJECT", help="default entity: that of the key")
+    text = "or its address; default entity: $WANDB_ENTITY, else that of the key"
+    sub.add_argument("project", metavar="[ENTITY/]PROJECT", help=text)
     sub.add_argument("--sweep", default="", metavar="NAME", help="only this sweep's (default: all)")
     sub.add_argument("--at-once", type=at_least_one, default=8, metavar="N", help="runs in parallel (default: 8)")
     sub = on_sweep(commands, "dashboard", _dashboard, "A W&B workspace and a report for a sweep, made or made anew.")
@@ -45,8 +49,9 @@ def add(commands: Any) -> None:
 
 
 def _on_project(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--project", default="", help="default: the one that the sweep's jobs name (tracker.project)")
-    sub.add_argument("--entity", default="", help="default: tracker.entity, else that of the key")
+    text = "or its address; default: the one that the sweep was launched with (tracker.project)"
+    sub.add_argument("--project", default="", metavar="[ENTITY/]PROJECT", help=text)
+    sub.add_argument("--entity", default="", help="default: tracker.entity, else $WANDB_ENTITY, else that of the key")
 
 
 def _publish(args: argparse.Namespace) -> int:
@@ -55,30 +60,46 @@ def _publish(args: argparse.Namespace) -> int:
     layout = layout_of(args)
     jobs, target = _project_of(layout, sweep_of(args, layout), args)
     out = publish(
-        layout, jobs, target, live=args.live, again=args.again, at_once=args.at_once, on_job=_progress("published")
+        layout,
+        jobs,
+        target,
+        live=args.live,
+        again=args.again,
+        supersede=args.supersede,
+        at_once=args.at_once,
+        on_job=_progress("published"),
     )
-    print(f"{out.new} jobs published, {out.known} there already, {out.unfinished} not finished", end="")
-    print(f"; {len(out.problems)} failed: publish again" if out.problems else "")
+    told = [f"{out.new} jobs published, {out.known} there already, {out.unfinished} not finished"]
+    if args.live:
+        told.append(f"of these {out.live} as far as they are")
+    if out.online:
+        told.append(f"{out.online} online by themselves")
+    if out.superseded:
+        told.append(f"{out.superseded} earlier runs superseded")
+    if out.problems:
+        told.append(f"{len(out.problems)} failed")
+    print(", ".join(told))
     print(out.address)
     return with_problems([f"{job_id}: {problem}" for job_id, problem in sorted(out.problems.items())])
 
 
 def _pull(args: argparse.Namespace) -> int:
     from bll_sweeps.store.layout import Layout
-    from bll_sweeps.tracking.publish import Target
     from bll_sweeps.tracking.pull import pull
+    from bll_sweeps.tracking.server import parse_target
 
-    entity, _, project = args.project.rpartition("/")
-    root = root_of(args)
+    target, root = parse_target(args.project), root_of(args)
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"--root={root} is a file; a run root is a folder")
     root.mkdir(parents=True, exist_ok=True)
-    out = pull(
-        Layout(root), Target(project, entity), sweep=args.sweep, at_once=args.at_once, on_job=_progress("pulled")
-    )
+    out = pull(Layout(root), target, sweep=args.sweep, at_once=args.at_once, on_job=_progress("pulled"))
     print(f"{out.new} jobs pulled, {out.known} here already, {out.unfinished} not finished there", end="")
     print(f", {out.foreign} runs are none of bll's" if out.foreign else "", end="")
+    print(f", {out.superseded} superseded" if out.superseded else "", end="")
     print(f"; {len(out.problems)} failed: pull again" if out.problems else "")
-    for sweep in out.sweeps:
-        print(f"see `bll results {sweep}`, `bll report {sweep}`")
+    for theirs, sweep in out.sweeps.items():
+        renamed = f"{theirs}, of which you have a launch of your own: " if sweep != theirs else ""
+        print(f"{renamed}see `bll results {sweep}`, `bll report {sweep}`")
     return with_problems([f"{job_id}: {problem}" for job_id, problem in sorted(out.problems.items())])
 
 
@@ -107,7 +128,8 @@ def _dashboard(args: argparse.Namespace) -> int:
         dashboard.write(files, sweep, target, tables)
         print(files.workspace, files.report, sep="\n")
     else:
-        print(*dashboard.save(sweep, target, tables), sep="\n")
+        workspace, report = dashboard.save(sweep, target, tables)
+        print(f"workspace: {workspace}", f"report: {report}", sep="\n")
     return with_problems(problems)
 
 
@@ -136,11 +158,11 @@ def _tables(layout: Layout, sweep: str) -> tuple[str, list[str]]:
 def _project_of(layout: Layout, sweep: str, args: argparse.Namespace) -> tuple[list[str], Target]:
     """The sweep's jobs, and where on W&B they belong."""
     from bll_sweeps.cluster.status import read_manifest
-    from bll_sweeps.tracking.publish import Target, target_of
+    from bll_sweeps.tracking.server import Target, parse_target, target_of
 
-    jobs = list(read_manifest(layout, sweep)["jobs"])
-    own = target_of(layout, jobs)
-    return jobs, Target(args.project or own.project, args.entity or own.entity)
+    manifest = read_manifest(layout, sweep)
+    own = parse_target(args.project) if args.project else target_of(layout, manifest)
+    return list(manifest["jobs"]), Target(own.project, args.entity or own.entity)
 
 
 def _progress(word: str) -> Callable[[int, int], None]:

@@ -34,6 +34,7 @@ from bll_sweeps.grid.spec import Spec, parse_spec, read_spec, spec_text, write_s
 from bll_sweeps.store.layout import JobFiles, Layout, SweepFiles
 from bll_sweeps.store.pruning import reopen_pruned
 from bll_sweeps.store.records import fsync_folder, is_done, read_jsonl_gz, withdraw, write_json
+from bll_sweeps.tracking.wandb import require_known_mode
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ def declare(
         raise ConfigError("hydra.sweeper.name", name, "must be made of letters, digits and ._+-: it names a folder")
     layout, planned = prepared.layout, prepared.plan
     _check_writable(layout.root)
+    require_known_mode()
     inputs.check(planned, layout)
     if rerun_stale:
         planned = planned.stale_as_new()
@@ -197,6 +199,7 @@ def declare(
         "command": list(command),
         "launcher": {"name": launcher.name, "options": launcher.options},
         "canary": _canary(planned) if canary else [],
+        "tracker": _tracker(prepared),
         **_jobs(planned, prepared.shapes),
     }
     launch = _write_manifest(layout.sweep(name), manifest, list(specs.values()))
@@ -296,6 +299,12 @@ def visible_gpus() -> list[str]:
     names = [name.strip() for name in own.split(",")]
     # CUDA sees those before the first that is none, such as -1 or NoDevFiles.
     return list(itertools.takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names))
+
+
+def _tracker(prepared: Prepared) -> dict[str, str]:
+    """Where on W&B the launch's jobs belong. Those that an earlier launch made may name another project."""
+    own = next(iter(prepared.settings.values()))[1]
+    return {"project": own.project, "entity": own.entity}
 
 
 def _check_writable(root: Path) -> None:

@@ -119,3 +119,15 @@ class Tracker:
     project: str = "bll-sweeps"
     entity: str = ""
     checkpoints: bool = False
+
+    def __post_init__(self) -> None:
+        if not is_project(self.project):
+            raise ConfigError("project", self.project, PROJECT_RULE)
+
+
+PROJECT_RULE = "must have 1 to 128 characters, and none of /\\#?%:"
+
+
+def is_project(name: str) -> bool:
+    """Whether W&B takes it as the name of a project."""
+    return 0 < len(name) <= 128 and not set(name) & set("/\\#?%:")

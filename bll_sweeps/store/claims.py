@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from bll_sweeps.store.layout import JobFiles, numbered
+from bll_sweeps.store.layout import numbered
 
 HEARTBEAT_S = 30.0
 # NFS caches attributes for up to a minute or so; a claim is stale only well after that.
@@ -80,11 +80,18 @@ def owner() -> dict[str, Any]:
     }
 
 
+class Claimable(Protocol):
+    """What one process at a time works at: a job, or what is published to one place."""
+
+    @property
+    def claims(self) -> Path: ...
+
+
 @dataclass
 class Claim:
     """A claim this process holds. Call `beat()` at least every HEARTBEAT_S while the job runs."""
 
-    job: JobFiles
+    job: Claimable
     number: int
     path: Path
     _beaten: float = field(default_factory=time.monotonic)
@@ -104,7 +111,7 @@ class Claim:
         os.utime(self.path, (0, 0))
 
 
-def acquire(job: JobFiles, is_dead: Callable[[dict[str, Any]], bool] | None = None) -> Claim | None:
+def acquire(job: Claimable, is_dead: Callable[[dict[str, Any]], bool] | None = None) -> Claim | None:
     """The claim on `job`, or None if another live process holds it (or was faster).
 
     `is_dead(owner)`: a second opinion on a claim whose heartbeat has not been silent for long enough (a scheduler that
@@ -132,7 +139,7 @@ def acquire(job: JobFiles, is_dead: Callable[[dict[str, Any]], bool] | None = No
     return Claim(job, number, path)
 
 
-def live_claim(job: JobFiles) -> dict[str, Any] | None:
+def live_claim(job: Claimable) -> dict[str, Any] | None:
     """The owner of the job's live claim, or None."""
     numbers = numbered(job.claims, "claim")
     if not numbers:

@@ -175,6 +175,21 @@ class SweepFiles:
 
 
 @dataclass(frozen=True)
+class PublishedFiles:
+    """The ledger of one W&B server and project."""
+
+    folder: Path
+
+    @property
+    def claims(self) -> Path:
+        """Of the command that sends to it."""
+        return self.folder / "claims"
+
+    def job(self, job_id: str) -> Path:
+        return self.folder / f"{job_id}.json"
+
+
+@dataclass(frozen=True)
 class DashboardFiles:
     """What W&B would be sent: a workspace and a report."""
 
@@ -326,9 +341,9 @@ class Layout:
     def code(self, digest: str) -> Path:
         return self.snapshots / digest
 
-    def published(self, server: str, job_id: str) -> Path:
-        """Of a job, on a server and project (tracking/publish.py): what was brought there and is there."""
-        return self.root / "published" / server / f"{job_id}.json"
+    def published(self, server: str) -> PublishedFiles:
+        """What was brought to a server and project, and is there (tracking/publish.py)."""
+        return PublishedFiles(self.root / "published" / server)
 
     @property
     def trash(self) -> Path:

@@ -119,6 +119,8 @@ def content(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> Conte
     later = later_scores(record)
     summary = _place(layout, spec) | _results(spec, record.result, later)
     summary[names.ROWS] = _of_result(record)
+    made = record.provenance()
+    summary[names.ATTEMPT] = {key: made[key] for key in ("host", "started_at", "seconds") if key in made}
     if came_later := besides(record, sweeps):
         summary[names.BESIDES] = came_later
     files = {name: path for name, path in _small(record, later) if path.exists()}
@@ -127,14 +129,8 @@ def content(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> Conte
     kept = MODEL not in record.pruned() and record.attempt.output(MODEL).is_dir()
     model = record.attempt.output(MODEL) if kept else None
     digests = {name: digest["sha256"] for name, digest in record.outputs.items() if name.startswith(f"{MODEL}/")}
-    made = _histograms(spec, record.result), _tables(spec, record)
-    return Content(names.flat(summary), *made, files, told, model, digests)
-
-
-def code_of(attempt: Attempt) -> str:
-    """Digest of the code that the attempt ran; '' where it does not tell."""
-    told = read_json_if(attempt.provenance)
-    return str(told.get("code", "")) if isinstance(told, dict) else ""
+    media = _histograms(spec, record.result), _tables(spec, record)
+    return Content(names.flat(summary), *media, files, told, model, digests)
 
 
 def _of_result(record: Record) -> str:

@@ -22,7 +22,7 @@ from bll_sweeps.store.regions import REGION_EDGES, REGIONS
 from bll_sweeps.tracking import panels
 from bll_sweeps.tracking.names import OBJECTIVE, SCORE, tag
 from bll_sweeps.tracking.panels import COLUMNS, Bars, Differences, Lines, Panel, Parallel, Rows, Scatter, Sweep
-from bll_sweeps.tracking.publish import Target, reachable
+from bll_sweeps.tracking.server import Target, reachable
 from bll_sweeps.tracking.wandb import described
 
 if TYPE_CHECKING:

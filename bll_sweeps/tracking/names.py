@@ -19,7 +19,9 @@ PRIOR_STRENGTH, REGION = "continuum/prior_strength", "continuum/region"
 HISTOGRAMS = {"as_trained": "prior/p", "clean": "prior/p_clean"}  # of p of the target tokens under the base model
 OBJECTIVE, BACKBONE, BENCHMARK = "labels.objective", "labels.backbone", "labels.benchmark"  # of a run's configuration
 ROWS = "record/rows"  # digest of the job's rows, or where it has none of its record: it tells another result apart
-CODE = "record/code"  # digest of the code that logs: no result is of two codes
+SO_FAR = "record/so_far"  # of each row: how many there are up to it, and the digest of these
+ATTEMPT = "attempt"  # where and when the job's result was made
+SUPERSEDED = "superseded"  # tag of a run whose job has another result now, in a run of its own
 BESIDES = "record/besides"  # digest of what came later than the record: scores of other graders, cells of other sweeps
 RECORD = "record"  # type and alias of the artifact that holds a job's record and its small outputs
 

@@ -35,10 +35,9 @@ from bll_sweeps.store.records import (
 )
 from bll_sweeps.tracking import names
 from bll_sweeps.tracking.content import CELLS, MODEL, SCORES
-from bll_sweeps.tracking.publish import AT_ONCE, Target, reachable
+from bll_sweeps.tracking.server import AT_ONCE, PAGE, Target, reachable
 from bll_sweeps.tracking.wandb import described
 
-_PAGE = 200  # runs in one request
 # What jobs leave, weights apart: nothing else of a record on the server comes into the store.
 _OUTPUT = re.compile(
     r"(metrics|sequences|disagreements)\.jsonl|scores\.[\w.-]+\.jsonl|(answers\.[\w.-]+|generations)\.jsonl\.gz"
@@ -46,18 +45,22 @@ _OUTPUT = re.compile(
 _GRADER = re.compile(r"\w[\w.-]*")
 _PULLED = "pulled.json"  # of a pulled attempt: what came later than the record, as the server told it
 _JOB = re.compile(r"(pretrain|prior|train|evaluate)-[0-9a-f]{16}")
+_RUN = re.compile(rf"({_JOB.pattern})(-\d+)?")  # those after one that was superseded are numbered
 
 
 @dataclass
 class Pulled:
-    """How many jobs came, were here already, are not finished there, are none of ours; what went wrong, by job."""
+    """How many jobs came, were here already, are not finished there; how many runs are none of ours, or superseded;
+    what went wrong, by job; the sweeps that came, and what they are called here.
+    """
 
     new: int = 0
     known: int = 0
     unfinished: int = 0
     foreign: int = 0
+    superseded: int = 0
     problems: dict[str, str] = field(default_factory=dict)
-    sweeps: list[str] = field(default_factory=list)
+    sweeps: dict[str, str] = field(default_factory=dict)
 
 
 def pull(
@@ -85,7 +88,7 @@ def pull(
         wanted, known = _finished(api, layout, target, sweep, out)
         threads = ThreadPoolExecutor(at_once)
         try:
-            futures = {threads.submit(_fetch, api, layout, target, run, folder): run.id for run in wanted}
+            futures = {threads.submit(_fetch, api, layout, target, run, folder): _job_of(run) for run in wanted}
             for done, future in enumerate(as_completed(futures), 1):
                 try:
                     future.result()
@@ -95,7 +98,7 @@ def pull(
                 on_job(done, len(wanted))
         finally:  # Ctrl-C leaves what has not begun; the next pull goes on
             threads.shutdown(cancel_futures=True)
-    _tell(layout, target, [*known, *(run.id for run in wanted)], sweep, out)
+    _tell(layout, target, [*known, *map(_job_of, wanted)], sweep, out)
     return out
 
 
@@ -103,7 +106,7 @@ def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled)
     """The runs of jobs that are to be fetched, and the ids of those that are here; counts the others."""
     filters = {"tags": names.tag("sweep", sweep)} if sweep else {}
     try:
-        runs = list(api.runs(target.path, filters=filters, per_page=_PAGE, lazy=False))
+        runs = list(api.runs(target.path, filters=filters, per_page=PAGE, lazy=False))
     except Exception as error:  # noqa: BLE001 - wandb raises what it likes
         why = described(error)
         raise UsageError(f"{target.path} cannot be read ({why}); give a project as ENTITY/PROJECT") from None
@@ -113,21 +116,32 @@ def _finished(api: Any, layout: Layout, target: Target, sweep: str, out: Pulled)
         )
     wanted, known = [], []
     for run in runs:
-        try:
-            here = bool(_JOB.fullmatch(run.id)) and _is_here(layout.job(run.id), run)
-        except (StoreError, AttributeError, TypeError) as error:
-            out.problems[run.id] = described(error)
-            continue
-        if not _JOB.fullmatch(run.id) or run.config.get("id") != run.id or "job" not in run.config:
+        job_id = _job_of(run)
+        if not job_id:
             out.foreign += 1
+        elif names.SUPERSEDED in run.tags:
+            out.superseded += 1
         elif run.state != "finished":
             out.unfinished += 1
-        elif here:
-            known.append(run.id)
         else:
-            wanted.append(run)
+            try:
+                here = _is_here(layout.job(job_id), run)
+            except (StoreError, AttributeError, TypeError) as error:
+                out.problems[job_id] = described(error)
+                continue
+            if here:
+                known.append(job_id)
+            else:
+                wanted.append(run)
     out.known = len(known)
     return wanted, known
+
+
+def _job_of(run: Any) -> str:
+    """The id of the job whose run it is; '' for a run that no job made."""
+    found = _RUN.fullmatch(run.id)
+    told = run.config.get("id") if isinstance(run.config, dict) and "job" in run.config else None
+    return found[1] if found and found[1] == told else ""
 
 
 def _is_here(job: JobFiles, run: Any) -> bool:
@@ -142,11 +156,11 @@ def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) ->
     """Puts the job into the store. StoreError for files that are not what the record says."""
     from bll_sweeps.tracking.session import ARTIFACTS
 
-    job_id = run.id
+    job_id = _job_of(run)
     files = layout.job(job_id)
     aside = scratch / job_id
     with ARTIFACTS:
-        artifact = api.artifact(f"{target.path}/{names.RECORD}-{job_id}:latest", type=names.RECORD)
+        artifact = api.artifact(f"{target.path}/{names.RECORD}-{run.id}:latest", type=names.RECORD)
     if any(entry.ref for entry in artifact.manifest.entries.values()):
         raise StoreError("its record refers to files elsewhere, which are not fetched")
     # By its cache, a folder of this pull: without, wandb keeps the path to write to where its threads share it, and one
@@ -257,7 +271,7 @@ def _tell(layout: Layout, target: Target, job_ids: Iterable[str], only: str, out
         before = read_json(files.manifest(launches[-1]))["cells"] if launches else []
         in_order = [*before, *(cell for _, cell in sorted(fetched, key=lambda placed: placed[0]))]
         every = list({json.dumps(cell, sort_keys=True): cell for cell in in_order}.values())
-        out.sweeps.append(sweep)
+        out.sweeps[theirs] = sweep
         if len(every) == len(before):
             continue
         specs = {job: _spec(layout, job) for cell in every for job in cell["jobs"].values() if job}

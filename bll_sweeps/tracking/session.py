@@ -6,6 +6,7 @@ that is resumed is told only what it does not have, whoever resumes it and from 
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import logging
@@ -16,20 +17,22 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from bll_sweeps.errors import StoreError
+from bll_sweeps.store.metrics import TIMING
 from bll_sweeps.tracking import names
 from bll_sweeps.tracking.content import MODEL, Content, Identity
 
+MOST_RUNS = 20  # of one job, superseded and deleted ones
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 20, 30
 LOOK_EVERY_S, SILENT_LOOKS = 15.0, 4  # at the server while a command sends to it
-# What an outer run or shell may have set and would leak into this one.
-FOREIGN = ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME", "WANDB_NOTES", "WANDB_SWEEP_ID")
+# What an outer run or shell may have set and would leak into this one, which is given all of it.
+FOREIGN = ("MODE", "SERVICE", "RUN_ID", "RESUME", "NAME", "NOTES", "TAGS", "PROJECT", "RUN_GROUP", "SWEEP_ID")
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ ARTIFACTS = threading.Lock()  # held where wandb makes artifacts: its caches of 
 @contextmanager
 def environment(folder: Path) -> Iterator[None]:
     """The variables that wandb reads nowhere but from the environment, for runs that keep their files in `folder`."""
-    values: dict[str, str | None] = dict.fromkeys(FOREIGN)
+    values: dict[str, str | None] = dict.fromkeys(f"WANDB_{name}" for name in FOREIGN)
     values |= {
         "WANDB_DIR": str(folder),
         "WANDB_DATA_DIR": str(folder / "data"),
@@ -63,11 +66,22 @@ def _set(values: Mapping[str, str | None]) -> None:
             os.environ[key] = value
 
 
-OTHER_RESULT = "the server has rows of another result of this job; give another --project"
+class OtherResult(StoreError):
+    """The run on the server has rows, or a result, that are not those of this job."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the server has rows of another result of this job: --supersede gives this one a run of its own and marks "
+            "that one, --project another place"
+        )
 
 
 class Session:
-    """An open run. Raises whatever wandb raises, and StoreError for a run that holds another result of the job."""
+    """An open run. Raises whatever wandb raises, and OtherResult where the run on the server has another one.
+
+    Where that run may be superseded, it is marked instead and this one goes on as the next of the job's runs: id, id-2,
+    id-3; W&B can neither overwrite rows nor use the id of a run that was deleted.
+    """
 
     def __init__(
         self,
@@ -77,20 +91,23 @@ class Session:
         *,
         project: str,
         entity: str = "",
-        code: str = "",
-        result: str = "",
+        supersede: Literal["unfinished", "any"] = "unfinished",
         ends: bool = True,
         runs_here: bool = True,
+        began: float | None = None,
         finish_timeout_s: float = FINISH_TIMEOUT_S,
     ):
-        """code: digest of what made or makes the rows: attempts of one code go on from each other. result: what
-        names.ROWS is to be, once that is known. ends: whether `finish` ends the run for the server too, and not only
-        this part of it. runs_here: whether this process is the job, so that its machine and load belong to the run.
+        """supersede: which run of another result may be: only one without an end, or any. ends: whether `finish` ends
+        the run for the server too, and not only this part of it. runs_here: whether this process is the job, so that
+        its machine and load belong to the run. began: when the job did (seconds since 1970), for rows that are logged
+        later.
         """
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(
+        self._identity, self._supersede, self._began = identity, supersede, began
+        self._project, self._entity = project, entity or None
+        self._settings = wandb.Settings(
             mode=mode,
             root_dir=str(folder),
             console="off",
@@ -102,53 +119,102 @@ class Session:
             disable_git=True,  # a remote's address may hold a token
             disable_code=True,
             x_save_requirements=False,  # versions are in the attempt's provenance
+            x_start_time=began,
             x_stats_pid=os.getpid(),  # the default is that of the process that imported wandb
             x_update_finish_state=ends,
             x_disable_stats=not runs_here,
             x_disable_machine_info=not runs_here,
             x_disable_meta=not runs_here,
         )
+        self.superseded = 0  # runs that this session marked so
+        self._told: list[dict[str, Any]] = []  # the job's rows so far
+        self._held: list[Any] | None = None  # rows that are to go together
+        self._number = 0  # of the job's runs this is
+        self._open_next()
+
+    def _open_next(self) -> None:
+        """The job's next run that is not superseded, or a new one; it is told the rows that are known."""
+        own = self._identity
+        while True:
+            self._number += 1
+            try:
+                self._begin(own.id if self._number == 1 else f"{own.id}-{self._number}")
+            except Exception as error:
+                if not _was_deleted(error) or self._number == MOST_RUNS:
+                    raise
+                continue
+            if names.SUPERSEDED not in (self._run.tags or ()):
+                break
+            self._leave()
+        self._tag(own.tags)
+        told, self._told = self._told, []
+        for row in told:
+            self.log(row)
+
+    def _begin(self, run_id: str) -> None:
+        import wandb
+
+        own, online = self._identity, self._settings.mode == "online"
+        # Name and tags of a run that is gone on with, given by hand perhaps, would be replaced.
+        mine: dict[str, Any] = {} if online else {"name": own.title, "tags": own.tags}
         self._run = wandb.init(
-            settings=settings,
-            project=project,
-            entity=entity or None,
-            id=identity.id,
-            name=identity.title,
-            job_type=identity.kind,
-            group=identity.group or None,
-            tags=identity.tags,
-            config=identity.config,
+            settings=self._settings,
+            project=self._project,
+            entity=self._entity,
+            id=run_id,
+            job_type=own.kind,
+            group=own.group or None,
+            config=own.config,
             reinit="create_new",
-            resume="allow" if mode == "online" else None,
+            resume="allow" if online else None,
+            **mine,
         )
+        if online and not self._run.resumed:
+            self._run.name = own.title
         self._run.define_metric(names.STEP)
         self._run.define_metric(names.TOKENS, step_metric=names.STEP)
         for metrics in ("train/*", "perf/*"):
             self._run.define_metric(metrics, step_metric=names.STEP)
         self.count = 0  # rows that the job has told of
-        self.had = int(self._run.starting_step) if self._run.resumed else 0  # rows that the run had already
-        self.before = dict(self._run.summary) if self._run.resumed else {}  # its summary until now
-        self._code, self._refused = code, False
-        self._held: list[Any] | None = None  # rows that are to go together
-        try:
-            self._require(result)
-        except StoreError:
-            self.finish(ok=False)
-            raise
-        if self._run.resumed:
-            self._run.tags = tuple(sorted({*(self._run.tags or ()), *identity.tags}))  # some came later, some by hand
-        if code:
-            self.summary({names.CODE: code})
+        self._had = int(self._run.starting_step) if self._run.resumed else 0  # rows that the run had already
+        self._before = dict(self._run.summary) if self._run.resumed else {}  # its summary until now
+        self._agreed = str(self._before.get(names.SO_FAR, ""))
+        self._chain = hashlib.sha256()
 
-    def _require(self, result: str) -> None:
-        """StoreError if the run that is gone on with has another result: by what names.ROWS is to be, or as long as one
-        of them is not known, where it has rows, by the code that made them.
-        """
-        had, code = self.before.get(names.ROWS), self.before.get(names.CODE)
-        by_code = bool(self.had and code and self._code) and code != self._code
-        if had != result if had and result else by_code:
-            self._refused = True
-            raise StoreError(OTHER_RESULT)
+    def _tag(self, tags: Iterable[str]) -> None:
+        """Adds tags to those that came later, some by hand; a region or a mark that is not true any more goes."""
+        kept = [tag for tag in self._run.tags or () if not tag.startswith(names.tag("region", ""))]
+        if {*kept, *tags} != {*(self._run.tags or ())}:
+            self._run.tags = tuple(sorted({*kept, *tags}))
+
+    @property
+    def id(self) -> str:
+        """Of the run; the job's, unless that one was superseded."""
+        return str(self._run.id)
+
+    def require(self, result: str) -> None:
+        """The run must have no result, or this one (names.ROWS)."""
+        if self._before.get(names.ROWS, result) != result:
+            self._move_on()
+
+    def _move_on(self) -> None:
+        """From a run of another result, if that may be superseded."""
+        allowed = self._supersede == "any" or names.ROWS not in self._before
+        if allowed:
+            kept = [tag for tag in self._run.tags or () if not tag.startswith(names.tag("sweep", ""))]
+            self._run.tags = tuple(sorted({*kept, names.SUPERSEDED}))
+            log.warning("W&B: %s has rows of another result of this job: it is marked superseded", self.address)
+            self.superseded += 1
+        self._leave()
+        if not allowed:
+            raise OtherResult
+        if self._held is not None:
+            self._held = []
+        self._open_next()
+
+    def _leave(self) -> None:
+        """What the run was it stays: finished, if it had a result."""
+        self._run.finish(exit_code=0 if names.ROWS in self._before else 1)
 
     @property
     def address(self) -> str:
@@ -157,7 +223,15 @@ class Session:
 
     def log(self, row: dict[str, Any]) -> None:
         """The job's next row, by the names of its metrics.jsonl."""
-        self._log({names.curve(key): value for key, value in names.flat(row).items()})
+        self._told.append(row)
+        result = {key: value for key, value in row.items() if key not in TIMING}
+        self._chain.update(json.dumps(result, sort_keys=True).encode())
+        so_far = f"{self.count + 1}:{self._chain.hexdigest()[:16]}"
+        if so_far != self._agreed and self._agreed.startswith(f"{self.count + 1}:"):
+            return self._move_on()
+        values = {names.curve(key): value for key, value in names.flat(row).items()}
+        at = None if self._began is None else self._began + float(row.get("elapsed_s", 0.0))
+        self._log(values | {names.SO_FAR: so_far}, at)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -165,8 +239,8 @@ class Session:
         takes two switches of threads, for which several runs at once have to wait, and is looked at for what it might
         hold besides numbers. By private parts of wandb, whose version is pinned; with others each row goes alone.
         """
-        interface: Any = getattr(self._run, "_interface", None)
-        if not all(hasattr(interface, name) for name in ("_assign", "_asyncer", "_client")) or not _row_works():
+        parts = ("_assign", "_asyncer", "_client")
+        if not all(hasattr(getattr(self._run, "_interface", None), name) for name in parts) or not _row_works():
             yield
             return
         self._held = []
@@ -175,6 +249,7 @@ class Session:
             held = self._held
         finally:
             self._held = None
+        interface: Any = self._run._interface
 
         async def send() -> None:
             for request in held:
@@ -188,7 +263,9 @@ class Session:
 
     def add(self, content: Content, *, model: bool = False) -> None:
         """All that the finished job leaves, after its last row; model: the weights too, by reference."""
-        self._require(str(content.summary.get(names.ROWS, "")))
+        if self.count < int(self._agreed.partition(":")[0] or 0):  # the run there went further
+            self._move_on()
+        self.require(str(content.summary.get(names.ROWS, "")))
         with ARTIFACTS:
             if media := _media(content):
                 self._log(media)
@@ -198,29 +275,32 @@ class Session:
                 self._run.log_artifact(_weights(self._run.id, content.model, content.digests))
         self.summary(content.summary)
         if region := content.summary.get(names.REGION):  # which was not known when the job began, perhaps
-            self._run.tags = tuple(sorted({*(self._run.tags or ()), names.tag("region", region)}))
+            self._tag([names.tag("region", region)])
 
     def finish(self, ok: bool = True) -> None:
-        """A run that was refused stays what it was: finished, if it had a result."""
-        ok = ok or (self._refused and names.ROWS in self.before)
         self._run.finish(exit_code=0 if ok else 1)
 
-    def _log(self, values: dict[str, Any]) -> None:
-        if self.count >= self.had:
+    def _log(self, values: dict[str, Any], at: float | None = None) -> None:
+        if self.count >= self._had:
             if self._held is None:
                 self._run.log(values, step=self.count, commit=True)
             else:
-                self._held.append(_row(values, self.count))
+                self._held.append(_row(values, self.count, at))
         self.count += 1
 
 
-def _row(values: Mapping[str, Any], step: int) -> Any:
-    """The message in which wandb sends a row of plain values to its helper process."""
+def _was_deleted(error: Exception) -> bool:
+    """Whether the server refuses an id because it was that of a run which somebody deleted."""
+    return "previously created and deleted" in str(error) or "HTTP 409" in str(error)
+
+
+def _row(values: Mapping[str, Any], step: int, at: float | None = None) -> Any:
+    """The message in which wandb sends a row of plain values to its helper process. at: when it was logged, or now."""
     from wandb.proto.wandb_server_pb2 import ServerRequest
 
     request = ServerRequest()
     history = request.record_publish.request.partial_history
-    for key, value in (*values.items(), ("_timestamp", time.time())):
+    for key, value in (*values.items(), ("_timestamp", time.time() if at is None else at)):
         item = history.item.add()
         item.key, item.value_json = key, _as_json(value)
     history.step.num, history.action.flush = step, True

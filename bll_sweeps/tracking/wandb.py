@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bll_sweeps.errors import one_of
+from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.tracking.content import Content, Identity
 
@@ -52,15 +52,14 @@ class Run:
         """Ends the run as finished or failed. Returns within a minute, whatever wandb does."""
 
 
-def open_tracker(settings: Tracker, identity: Identity, folder: Path, code: str = "") -> Run:
+def open_tracker(settings: Tracker, identity: Identity, folder: Path) -> Run:
     """The mirror of one job attempt; call its close() in a finally block.
 
     settings: offline by default; $WANDB_MODE (online, offline, disabled) takes precedence. folder: of this attempt
-    alone; the run lies in its wandb/. code: digest of what makes the result. Never raises, never prompts; returns at
-    once, since wandb starts beside the job.
+    alone; the run lies in its wandb/. Never raises, never prompts; returns at once, since wandb starts beside the job.
     """
     mode = _mode(settings)
-    return Run() if mode == "off" else _WandbRun(mode, settings, identity, folder, code)
+    return Run() if mode == "off" else _WandbRun(mode, settings, identity, folder)
 
 
 def is_online(settings: Tracker, folder: Path) -> bool:
@@ -79,22 +78,27 @@ def preload(settings: Tracker) -> None:
 
 
 def _mode(settings: Tracker) -> Literal["off", "offline", "online"]:
+    try:
+        require_known_mode()
+    except UsageError as error:  # of the job's own surroundings: a launch is refused
+        log.warning("%s: tracking stays %s", error, settings.wandb)
+    return MODES.get(os.environ.get("WANDB_MODE", ""), settings.wandb)  # type: ignore[return-value]
+
+
+def require_known_mode() -> None:
+    """UsageError for a $WANDB_MODE that is none."""
     given = os.environ.get("WANDB_MODE", "")
     if given and given not in MODES:
-        log.warning("WANDB_MODE=%r %s: tracking stays %s", given, one_of(MODES, given), settings.wandb)
-    return MODES.get(given, settings.wandb)  # type: ignore[return-value]
+        raise UsageError(f"$WANDB_MODE={given!r} {one_of(MODES, given)}")
 
 
 class _WandbRun(Run):
     """Feeds the thread that owns the wandb run."""
 
-    def __init__(
-        self, mode: Literal["offline", "online"], settings: Tracker, identity: Identity, folder: Path, code: str
-    ):
+    def __init__(self, mode: Literal["offline", "online"], settings: Tracker, identity: Identity, folder: Path):
         from bll_sweeps.tracking.session import environment
 
         self._mode, self._settings, self._identity, self._folder = mode, settings, identity, folder
-        self._code = code
         self._queue: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._warned = False
         self._broken = False  # rows are dropped from here on
@@ -175,9 +179,7 @@ class _WandbRun(Run):
         from bll_sweeps.tracking.session import Session
 
         settings = self._settings
-        return Session(
-            mode, self._identity, self._folder, project=settings.project, entity=settings.entity, code=self._code
-        )
+        return Session(mode, self._identity, self._folder, project=settings.project, entity=settings.entity)
 
     def _stop(self, session: Session | None) -> None:
         """Ends wandb's helper process: in this process another job may follow, with folders of its own."""
@@ -207,8 +209,11 @@ def _yielding() -> Iterator[None]:
 
 
 def described(error: Exception) -> str:
-    """Type and first line, without what looks like a key, should a server's answer repeat it."""
-    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """Type, unless it is an error of ours, and first line, without what looks like a key, should a server's answer
+    repeat it.
+    """
+    text = str(error).strip().partition("\n")[0]
+    text = text if isinstance(error, StoreError) else f"{type(error).__name__}: {text}"
     return _LIKE_A_KEY.sub("***", text)
 
 
