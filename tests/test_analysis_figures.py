@@ -28,6 +28,8 @@ from analysis.statistics.crossover import crossover, logit
 from analysis.tables.results import number
 from bll_sweeps.grid.axes import Noise
 from bll_sweeps.objectives.catalogue import main_catalogue
+from bll_sweeps.store.metrics import CURVES, TRAINING
+from bll_sweeps.tracking import panels
 from tests.analysis_store import OBJECTIVES, lab_store
 
 mpl.use("Agg")
@@ -307,6 +309,24 @@ def test_captions_tell_the_temperature_and_not_the_decodings_name(lab: Results) 
     assert decoding_name(rows.assign(temperature=0.7)) == "Answers sampled at T=0.7"
     assert decoding_name(rows.assign(temperature=0.0)) == "Greedy answers"
     assert decoding_name(rows.assign(temperature=np.nan)) == "sampled answers"
+
+
+def test_axes_of_curves_are_those_of_the_store_and_so_of_wandb(lab: Results) -> None:
+    definitions = [TRAINING[key] for key in CURVES]
+    figure = curves(curve_rows(lab, lab.cells, "clean"), lab.formulas)
+    page = curves_chart(lab)
+    assert page is not None
+    shown = [panel.title for panel in panels.training()[: len(CURVES)]]
+    assert shown == [metric.title for metric in definitions]
+    assert [axes.get_ylabel() for axes in figure.axes[: len(CURVES)]] == shown
+    marks = [panel["encoding"]["y"] if "encoding" in panel else panel for panel in page["panels"]]
+    assert [(y["field"], y["title"]) for y in marks] == [(metric.key, metric.title) for metric in definitions]
+    for axes, y, metric in zip(figure.axes, marks, definitions, strict=False):
+        ends = axes.get_ylim()[1], y["scale"]["domain"][1]
+        if metric.ceiling is None:
+            assert ends[1] == {"expr": f"most_{metric.key}"}  # of the point that the page shows
+        else:
+            assert all(metric.ceiling < end < 1.1 * metric.ceiling for end in ends)
 
 
 def test_charts_hold_thousands_of_rows(lab: Results) -> None:

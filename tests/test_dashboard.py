@@ -148,6 +148,59 @@ def test_a_long_name_of_a_sweep_is_cut_as_the_tag_of_its_runs_is(sweep: panels.S
         assert runs["filters"]["filters"][0]["value"] == ["sweep:" + "s" * 58]
 
 
+def drawn(value: Any) -> Iterator[dict[str, Any]]:
+    """All panels, wherever they are."""
+    if isinstance(value, dict):
+        yield from [value["config"]] if "viewType" in value and "config" in value else []
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else []:
+        yield from drawn(inner)
+
+
+def sweep_with(**jobs: int) -> panels.Sweep:
+    """So many jobs of each kind."""
+    runs = {f"{kind}-{i:016x}": "" if kind == "prior" else "nll" for kind, n in jobs.items() for i in range(n)}
+    return panels.Sweep("full", {"math500": "sampled", "medqa": "sampled"}, runs, COLOURS)
+
+
+def test_a_panel_has_room_for_the_runs_of_the_full_grid_and_its_groups_for_all_of_them(tmp_path: Path) -> None:
+    made = written(tmp_path, sweep_with(train=189, prior=21, evaluate=700))
+    for which in map(json.loads, made.values()):
+        limited = [panel for panel in drawn(which) if "limit" in panel]
+        assert len(limited) > 10
+        assert {panel["limit"] for panel in limited} == {1000}  # what W&B shows at all
+        grouped = [panel for panel in drawn(which) if panel.get("groupBy")]
+        assert len(grouped) > 10
+        assert {panel["groupRunsLimit"] for panel in grouped} == {1000}  # by itself W&B takes 100
+    assert b" runs)" not in made["workspace"] + made["report"]
+    assert b"no more than" not in made["report"]
+    assert json.loads(made["workspace"])["spec"]["section"]["settings"]["maxRuns"] == 1000
+
+
+def test_a_panel_that_lacks_runs_of_a_large_sweep_says_so(tmp_path: Path) -> None:
+    made = {
+        which: json.loads(text)
+        for which, text in written(tmp_path, sweep_with(train=189, prior=21, evaluate=1008)).items()
+    }
+    titles = {
+        which: {panel["chartTitle"] for panel in drawn(spec) if "chartTitle" in panel} for which, spec in made.items()
+    }
+    # Of the workspace's one run set the first 1,000 are 189 trainings, 21 prior jobs and then evaluations.
+    assert "score by objective (790 of 1,008 runs)" in titles["workspace"]
+    assert "math500: mean score (790 of 1,008 runs)" in titles["workspace"]
+    assert "CPU of the process (%) (1,000 of 1,218 runs)" in titles["workspace"]
+    assert {"NLL (nats)", "p under the base model, clean answers"} <= titles["workspace"]
+    # The report's grids have run sets by kind.
+    assert "math500: mean score (1,000 of 1,008 runs)" in titles["report"]
+    assert {"NLL (nats)", "p under the base model, clean answers", "score by objective"} <= titles["report"]
+    assert "this sweep has 1,008 evaluations" in json.dumps(made["report"])
+
+
+def test_a_panel_keeps_its_id_when_the_sweep_grows(tmp_path: Path) -> None:
+    small, large = (written(tmp_path, sweep_with(evaluate=n))["workspace"] for n in (10, 3000))
+    assert [*panel_ids(json.loads(small))] == [*panel_ids(json.loads(large))]
+
+
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import (
     atomic_path,
     is_done,
+    iter_jsonl,
+    iter_jsonl_gz,
     publish,
     read_json,
     read_jsonl,
@@ -20,6 +24,7 @@ from bll_sweeps.store.records import (
     read_record,
     withdraw,
     write_json,
+    write_jsonl,
     write_jsonl_gz,
     write_record,
 )
@@ -118,6 +123,22 @@ def test_rows_end_at_newlines_only_and_blank_lines_are_none(tmp_path: Path) -> N
     (tmp_path / "a.jsonl").write_text(text[:-9])
     with pytest.raises(StoreError, match=r"a\.jsonl is corrupt"):
         read_jsonl(tmp_path / "a.jsonl")
+
+
+def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
+    rows = [{"question": i, "text": hashlib.sha256(str(i).encode()).hexdigest()} for i in range(20_000)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    write_jsonl_gz(tmp_path / "a.jsonl.gz", rows)
+    for path, one_by_one, all_at_once in (
+        (tmp_path / "a.jsonl", iter_jsonl, read_jsonl),
+        (tmp_path / "a.jsonl.gz", iter_jsonl_gz, read_jsonl_gz),
+    ):
+        assert list(one_by_one(path)) == all_at_once(path) == rows
+        path.write_bytes(path.read_bytes()[:-100])
+        assert list(islice(one_by_one(path), 50)) == rows[:50]  # who stops there has not seen the damage
+        for whole in (all_at_once, lambda path, some=one_by_one: list(some(path))):
+            with pytest.raises(StoreError, match=f"{path.name} is corrupt"):
+                whole(path)
 
 
 def test_a_number_that_is_not_finite_is_not_written(tmp_path: Path) -> None:

@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from analysis_store import lab_cells
 
-from bll_sweeps.grid.settings import Tracker
+from bll_sweeps.grid.settings import Execution, Tracker
+from bll_sweeps.grid.spec import Spec
+from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.records import GENERATIONS, publish, read_record, write_jsonl, write_jsonl_gz, write_record
 from bll_sweeps.tracking import Run, names, open_tracker, session
-from bll_sweeps.tracking.content import Content, Identity, Table
+from bll_sweeps.tracking.content import Content, Identity, Sweeps, Table, content
 
 pytestmark = pytest.mark.usefixtures("no_account")
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +45,35 @@ CONFIG = {
 
 def start(folder: Path, mode: str = "offline", job_id: str = JOB) -> Run:
     return open_tracker(tracker(mode), Identity(job_id, "train", "train p lab-a 3", CONFIG, "lab", TAGS), folder)
+
+
+def test_a_table_has_the_first_questions_with_their_scores_and_answers(
+    tmp_path: Path,
+) -> None:
+    layout, job = Layout(tmp_path), lab_cells(("nll",), (("lab-a", "spell"),))[0][0].evaluate
+    questions = [f"question {i}" for i in range(60)]
+    files = layout.job(job.id)
+    attempt = files.attempt(1)
+    made = [{"question": q, "prompt": f"{q}?", "gold": "g", "sampled": [f"{q}!", "other"]} for q in questions]
+    answers = [
+        {"question": q, "answers": {"sampled": [q, "o"]}, "kinds": {"sampled": ["last", "none"]}} for q in questions
+    ]
+    scores = [{"question": q, "sampled": [i % 2, 0]} for i, q in enumerate(questions)]
+    write_jsonl_gz(attempt.output(GENERATIONS), made)
+    write_jsonl_gz(attempt.output("answers.exact-v1.jsonl.gz"), answers[::-1])
+    write_jsonl(attempt.output("scores.exact-v1.jsonl"), scores[::-1])
+    metrics = {"sampled": {"mean": 0.5, "stderr": 0.1, "questions": 60}}
+    result = {"grader": "exact-v1", "primary": "sampled", "metrics": metrics}
+    outputs = [GENERATIONS, "answers.exact-v1.jsonl.gz", "scores.exact-v1.jsonl"]
+    write_record(attempt, job.id, result, outputs)
+    assert publish(files, attempt)
+    record = read_record(files)
+    assert record is not None
+    (table,) = content(
+        layout, Spec(job, Execution(name="test"), Tracker(name="test"), {}), record, Sweeps()
+    ).tables.values()
+    assert [row[0] for row in table.rows] == questions[:50]
+    assert table.rows[7] == ["question 7", "question 7?", "g", "question 7!", "question 7", "last", 1.0]
 
 
 def script(body: str) -> list[str]:

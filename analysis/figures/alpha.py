@@ -13,6 +13,7 @@ from analysis.figures.overlay import as_reported, of_the_paper, reported_at, tol
 from analysis.figures.panels import crosses, domains, finish, grid, look, mark_reported, missing, reported_handle, title
 from analysis.figures.style import alpha_of, averaged, counts, decoding_name, interval_name, plain
 from analysis.sources.table import PLACE
+from bll_sweeps.store.metrics import SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ def alpha_sweep(rows: pd.DataFrame, reported: pd.DataFrame | None = None, note: 
                 mark_reported(ax, list(_x(some, zero)), list(some["mean"]), styles[str(backbone)]["color"])
         _axis(ax, least, float(rows["alpha"].max()), zero)
         title(ax, name, 50)
-        ax.set_ylabel("mean score", fontsize=7.5)
+        ax.set_ylabel(SCORES["mean"].title, fontsize=7.5)
     handles = _handles(styles, found) + ([reported_handle()] if len(theirs) else [])
     lines = math.ceil(len(axes) / min(2, len(axes)))
     finish(figure, 2.2 * lines + 0.1, handles, _caption(rows) + told(rows, theirs, note=note))

@@ -25,6 +25,7 @@ from analysis.figures.panels import (
 )  # fmt: skip
 from analysis.figures.style import averaged, colours, counts, decoding_name, in_order, interval_name, left_out
 from analysis.tables.results import number
+from bll_sweeps.store.metrics import SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def bars(
         ax.set_ylim(0, max(ax.get_ylim()[1], 0.02))
         title(ax, f"{place['name']} ({strength(place)})")
     for ax in axes[:: min(3, len(axes))]:
-        ax.set_ylabel("mean score", fontsize=7.5)
+        ax.set_ylabel(SCORES["mean"].title, fontsize=7.5)
     handles = objective_handles(names, palette, formulas) + ([reported_handle()] if len(theirs) else [])
     finish(figure, 1.25 * math.ceil(len(axes) / 3) + 0.1, handles, _caption(rows) + told(rows, theirs))
     return figure

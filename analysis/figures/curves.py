@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from analysis.figures.panels import WIDTH, finish, objective_handles, prior_of
+from analysis.figures.panels import WIDTH, finish, limits, objective_handles, prior_of, with_margin
 from analysis.figures.style import PRIOR_NAMES, colours, left_out, plain
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
 from analysis.tables.results import number
-from bll_sweeps.store import metrics
+from bll_sweeps.store.metrics import CURVES, TRAINING
 from bll_sweeps.store.regions import region
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _FEW = 12  # logged steps that are drawn as marks
 _NAMED = 8  # of the trainings without a curve
-CURVES = {key: metrics.TRAINING[key].title for key in metrics.CURVES}
 
 
 def curve_rows(results: Results, cells: pd.DataFrame, prior: Prior) -> pd.DataFrame:
@@ -77,14 +75,16 @@ def curves(
     figure = Figure(figsize=(WIDTH, 4.0))
     # Limits told to each: with many panels that share them, each asks all others again and again.
     axes = figure.subplots(len(points), len(CURVES), squeeze=False)
-    limits = {key: (-0.04, 1.06) if key != "nll" else _with_margin(rows[key]) for key in CURVES}
-    steps = _with_margin(rows["step"])
+    heights = {key: limits(TRAINING[key], rows[key]) for key in CURVES}
+    steps = with_margin(rows["step"])
     for i, point in enumerate(points):
         mine = rows[rows["point"] == point]
-        for ax, (key, name) in zip(axes[i], CURVES.items(), strict=True):
+        for ax, key in zip(axes[i], CURVES, strict=True):
             _draw_runs(ax, mine, key, palette)
-            ax.set_ylabel(name, fontsize=7)
-            ax.set(xlim=steps, ylim=limits[key])
+            ax.set_ylabel(TRAINING[key].title, fontsize=7)
+            ax.set(xlim=steps, ylim=heights[key])
+            if top := TRAINING[key].ceiling:
+                ax.set_yticks((0, top / 2, top))
         first = mine.iloc[0]
         head = f"{plain(point)} ({number(float(first['prior']))} {first['region']})"
         axes[i, 0].set_title(head, loc="left", fontsize=7, pad=3, y=1.0)
@@ -92,19 +92,9 @@ def curves(
         ax.set_xlabel("optimiser step", fontsize=7.5)
     for ax in axes[:-1].flat:
         ax.xaxis.set_visible(False)
-    for ax in axes[:, 1:].flat:
-        ax.set_yticks((0, 0.5, 1))
     handles = objective_handles(list(rows["objective"]), palette, formulas)
     finish(figure, 0.95 * len(points) + 0.3, handles, _caption(rows, variant, prior, lacking))
     return figure
-
-
-def _with_margin(values: pd.Series) -> tuple[float, float]:
-    """Limits with a twentieth of the range on either side; of one value, or none, a range around it."""
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    margin = 0.05 * (high - low) or 0.5
-    return low - margin, high + margin
 
 
 def _caption(rows: pd.DataFrame, variant: str, prior: Prior, lacking: Sequence[str]) -> str:

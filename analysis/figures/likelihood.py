@@ -9,13 +9,25 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.overlay import of_the_paper, sources
-from analysis.figures.panels import GREY, MISSING, finish, grid, objective_handles, places, prior_of, strength, title
+from analysis.figures.panels import (
+    GREY,
+    MISSING,
+    finish,
+    grid,
+    limits,
+    objective_handles,
+    places,
+    prior_of,
+    strength,
+    title,
+)
 from analysis.figures.style import colours, in_order, left_out
 from analysis.sources.reading import Reader
 from analysis.sources.table import PLACE, Results
 from analysis.statistics.continuum import Prior
 from analysis.tables.results import number
 from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.metrics import TRAINING
 from bll_sweeps.store.regions import region
 
 if TYPE_CHECKING:
@@ -97,7 +109,7 @@ def likelihood(rows: pd.DataFrame, formulas: dict[str, str]) -> Figure:
         title(ax, f"{place['name']} ({strength(place)})")
         ax.tick_params(labelleft=ax in axes[:: min(3, len(axes))])
     for ax in axes[:: min(3, len(axes))]:
-        ax.set_ylabel("mean p", fontsize=7.5)
+        ax.set_ylabel(TRAINING["mean_p"].title, fontsize=7.5)
     handles = [*objective_handles(names, palette, formulas), _before_handle()]
     finish(figure, 1.25 * math.ceil(len(axes) / 3) + 0.1, handles, _caption(rows))
     return figure
@@ -130,7 +142,7 @@ def _panel(ax: Axes, place: dict[str, Any], mine: pd.DataFrame, names: list[str]
         ax.vlines(at, np.minimum(low, after), np.maximum(high, after), colors=inks, linewidth=1.2, zorder=3)
         ax.scatter(at, after, s=20, c=inks, edgecolors="#333333", linewidths=0.4, zorder=4)
     ax.set_xlim(-0.7, len(names) - 0.3)
-    ax.set_ylim(-0.04, 1.06)
+    ax.set_ylim(*limits(TRAINING["mean_p"], mine["after"]))
     ax.set_xticks([])
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
     ax.set_axisbelow(True)

@@ -15,6 +15,7 @@ from analysis.figures.style import MARKERS, canvas_of, in_order, legend_text, na
 from analysis.sources.table import PLACE, Prior
 from analysis.statistics.seeds import prior_over_seeds
 from analysis.tables.results import number
+from bll_sweeps.store.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,6 +131,19 @@ def mark_reported(ax: Axes, x: Sequence[float], y: Sequence[float], colour: str 
     look = {**REPORTED, "markeredgecolor": colour}
     ax.plot(x, y, linestyle="", zorder=6, clip_on=False, path_effects=[withStroke(linewidth=2, foreground="white")],
             **look)  # fmt: skip
+
+
+def limits(metric: Metric, values: pd.Series) -> tuple[float, float]:
+    """Of its axis: all that the metric can be where it has a ceiling, else its values, and room at both ends."""
+    return with_margin(values) if metric.ceiling is None else (-0.04 * metric.ceiling, 1.06 * metric.ceiling)
+
+
+def with_margin(values: pd.Series) -> tuple[float, float]:
+    """Limits with a twentieth of the range on either side; of one value, or none, a range around it."""
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin
 
 
 def finish(figure: Figure, body: float, handles: Sequence[Any], text: str, gap: float = 0.03) -> None:

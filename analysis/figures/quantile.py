@@ -23,6 +23,7 @@ from analysis.figures.panels import (
 )
 from analysis.figures.style import COLOURS, averaged, counts, decoding_name, interval_name, mathtext
 from analysis.sources.table import PLACE, formula
+from bll_sweeps.store.metrics import SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def quantile_ablation(rows: pd.DataFrame, reported: pd.DataFrame | None = None, 
             ax.set_axisbelow(True)
             if here.empty:
                 ax.text(0.5, 0.5, "not in the grid", transform=ax.transAxes, ha="center", fontsize=7, style="italic")
-        axes[i, 0].set_ylabel("mean score", fontsize=7.5)
+        axes[i, 0].set_ylabel(SCORES["mean"].title, fontsize=7.5)
     for ax in axes[-1]:
         ax.set_xlim(-0.04, 1.04)
         ax.set_xticks(np.arange(0, 1.01, 0.1), [f"{q:.2g}" for q in np.arange(0, 1.01, 0.1)])

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.continuum import apart, dodge, over_seeds
-from analysis.figures.curves import CURVES
 from analysis.figures.overlay import reported_at
 from analysis.figures.style import in_order, prior_counts
 from analysis.report.reasons import Reasons
@@ -29,6 +28,7 @@ from analysis.sources.table import Results
 from analysis.statistics.continuum import REFERENCE, Prior
 from analysis.statistics.crossover import logit
 from analysis.tables.results import number, with_interval
+from bll_sweeps.store.metrics import CURVES, TRAINING, Metric
 from bll_sweeps.store.regions import REGION_EDGES, REGIONS
 
 MOST_STEPS = 60  # of a training curve; more are thinned out, the last step is kept
@@ -338,15 +338,18 @@ def curves_chart(results: Results, prior: Prior = "clean", objectives: Sequence[
     alone = int(data.groupby(["where", "objective", "seed"]).size().max()) <= 3  # a line of one step is no line
     return {
         "datasets": {"curves": plain_rows(data)},
-        "panels": [_curve_panel(key, title, colour, alone) for key, title in CURVES.items()],
+        "panels": [_curve_panel(TRAINING[key], colour, alone) for key in CURVES],
     }
 
 
-def _curve_panel(key: str, title: str, colour: Spec, dots: bool) -> Spec:
-    """The page's script sets the ends of the scales for the point that it shows."""
-    scale = {"domain": [0, {"expr": "most_nll"} if key == "nll" else 1.02], "nice": False}
+def _curve_panel(metric: Metric, colour: Spec, dots: bool) -> Spec:
+    """The page's script sets the ends of the scales for the point that it shows: last_step, most_<key>."""
+    most = f"most_{metric.key}"
+    top: Any = {"expr": most} if metric.ceiling is None else 1.02 * metric.ceiling
+    scale = {"domain": [0, top], "nice": False}
+    ends = {"last_step": 1} | ({most: 1} if metric.ceiling is None else {})
     steps = {"domain": [0, {"expr": "last_step"}], "nice": False}
-    tips = tooltip({"objective": "objective", "seed": "seed", "step": "step", key: title})
+    tips = tooltip({"objective": "objective", "seed": "seed", "step": "step", metric.key: metric.title})
     encoding = {
         "x": {
             "field": "step",
@@ -355,16 +358,20 @@ def _curve_panel(key: str, title: str, colour: Spec, dots: bool) -> Spec:
             "scale": steps,
             "axis": {"tickCount": 5},
         },
-        "y": {"field": key, "type": "quantitative", "title": title, "scale": scale, "axis": {"tickCount": 5}},
+        "y": {
+            "field": metric.key,
+            "type": "quantitative",
+            "title": metric.title,
+            "scale": scale,
+            "axis": {"tickCount": 5},
+        },
         "color": colour,
         "detail": {"field": "seed"},
         "tooltip": tips,
     }
     spec = {"data": {"name": "curves"}, "transform": [{"filter": "datum.where === point"}, *filtered_by("objective")]}
     mark = {"type": "line", "strokeWidth": 1.6, "point": {"size": 40} if dots else {"size": 30, "opacity": 0}}
-    return whole_chart(
-        spec | {"height": 200, "mark": mark, "encoding": encoding}, page_params(point="", most_nll=1, last_step=1)
-    )
+    return whole_chart(spec | {"height": 200, "mark": mark, "encoding": encoding}, page_params(point="", **ends))
 
 
 def _thinned(curves: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -149,7 +149,10 @@ function signals() {
   const now = {decoding: choice.decoding, variant: choice.variant, point: choice.point};
   for (const axis of AXES) now['shown_' + axis] = [...chosen[axis]];
   const runs = curves ? curves.datasets.curves.filter(row => row.where === choice.point) : [];
-  now.most_nll = runs.reduce((most, row) => Math.max(most, 1.05 * row.nll), 0) || 1;
+  for (const {name} of (curves ? curves.panels : []).flatMap(panel => panel.params)) {
+    const [, key] = name.match(/^most_(.*)/) ?? [];
+    if (key) now[name] = runs.reduce((most, row) => Math.max(most, 1.05 * row[key]), 0) || 1;
+  }
   now.last_step = runs.reduce((most, row) => Math.max(most, row.step), 1);
   if (!continuum) return now;
   const rows = continuum.datasets.gains.filter(row => row.decoding === choice.decoding && row.variant === choice.variant);

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """title: for the y axis of a curve. ceiling: the highest value there can be, None where there is none."""
+    """title: for the y axis of a curve. ceiling: the highest value there can be, where 0 is the lowest; else None."""
 
     key: str
     title: str

@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +90,12 @@ def write_jsonl_gz(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_jsonl_gz(path: Path) -> list[dict[str, Any]]:
-    try:
-        return _json_lines(gzip.decompress(path.read_bytes()))
-    except (EOFError, gzip.BadGzipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
+    return list(iter_jsonl_gz(path))
+
+
+def iter_jsonl_gz(path: Path) -> Iterator[dict[str, Any]]:
+    """As iter_jsonl, of a compressed file. Only who reads to the end learns that its check sum is wrong."""
+    return _json_lines(path, gzip.open)
 
 
 def read_json_if(path: Path) -> Any:
@@ -113,15 +115,22 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return list(iter_jsonl(path))
+
+
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The value of each line, one at a time, blank lines left out; StoreError where the first damaged line comes."""
+    return _json_lines(path, open)
+
+
+def _json_lines(path: Path, opened: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     try:
-        return _json_lines(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        with opened(path, "rt", encoding="utf-8", newline="\n") as lines:  # no other character ends a line
+            for line in lines:
+                if line.strip():
+                    yield json.loads(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is corrupt or truncated ({error}); `bll retry` runs its job again") from None
-
-
-def _json_lines(data: bytes) -> list[dict[str, Any]]:
-    """One value per line, blank lines left out. str.splitlines would also cut at U+2028 and U+0085 inside a string."""
-    return [json.loads(line) for line in data.decode().split("\n") if line.strip()]
 
 
 def file_sha256(path: Path) -> str:

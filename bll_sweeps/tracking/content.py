@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from bll_sweeps.store.layout import Attempt, JobFiles, Layout
 from bll_sweeps.store.records import (
     GENERATIONS,
     Record,
+    iter_jsonl,
+    iter_jsonl_gz,
     later_scores,
     read_json_if,
-    read_jsonl,
-    read_jsonl_gz,
     read_record,
 )
 from bll_sweeps.store.regions import region
@@ -208,14 +209,17 @@ def _histograms(spec: Spec, result: dict[str, Any]) -> dict[str, list[int]]:
 
 
 def _tables(spec: Spec, record: Record) -> dict[str, Table]:
-    """Some of the questions with the model's answers, as the first grader took them."""
+    """Some of the questions with the model's answers, as the first grader took them. Files are read line by line: some
+    are of hundreds of thousands of answers, and several jobs are published at once.
+    """
     if not isinstance(spec.job, EvaluateJob):
         return {}
     decoding, grader = record.result["primary"], record.result["grader"]
-    generations = read_jsonl_gz(record.output(GENERATIONS))[:TABLE_QUESTIONS]
-    scores = {row["question"]: row for row in read_jsonl(record.output(f"scores.{grader}.jsonl"))}
+    generations = list(islice(iter_jsonl_gz(record.output(GENERATIONS)), TABLE_QUESTIONS))
+    wanted = {row["question"] for row in generations}
+    scores = _of_questions(wanted, iter_jsonl(record.output(f"scores.{grader}.jsonl")))
     kept = f"answers.{grader}.jsonl.gz"
-    taken = {row["question"]: row for row in read_jsonl_gz(record.output(kept))} if kept in record.outputs else {}
+    taken = _of_questions(wanted, iter_jsonl_gz(record.output(kept))) if kept in record.outputs else {}
     found = []
     for row in generations:
         question = row["question"]
@@ -224,6 +228,10 @@ def _tables(spec: Spec, record: Record) -> dict[str, Table]:
         texts = [_cut(row.get("prompt", "")), _cut(row.get("gold", "")), _cut(row[decoding][0]), _cut(answer), kind]
         found.append([question, *texts, float(scores[question][decoding][0])])
     return {names.table(spec.job.benchmark.name): Table(_COLUMNS, found)}
+
+
+def _of_questions(wanted: Collection[Any], rows: Iterable[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    return {row["question"]: row for row in rows if row["question"] in wanted}
 
 
 def _cut(text: Any) -> str:

@@ -6,13 +6,20 @@ was saved is found again on the server and replaced instead of saved a second ti
 
 The runs of the workspace are not grouped, the panels are: a scatter plot of grouped runs would show a point per
 objective instead of the continuum.
+
+W&B shows the first MOST_RUNS runs of a run set and no more. In the report each grid has a run set of its own kind of
+job; in the workspace all panels share one. A panel that its run set leaves without some of its runs says so in its
+title: a mean over part of a sweep is not to pass for one over the sweep.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bll_sweeps.errors import UsageError
@@ -30,15 +37,22 @@ if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.workspaces import Workspace
 
-MOST_RUNS = 100  # in a panel; W&B's default is 10
+# What W&B shows at all, "regardless of its configuration" (docs.wandb.ai, line plots, Max runs/groups); by itself it
+# shows 10, and makes groups of 100. Every panel asks for that much, for less would save nothing: a sweep of fewer jobs
+# has fewer runs. But how many is not known here, as jobs of earlier launches carry the sweep's tag as well.
+MOST_RUNS = 1000
 
 
 def sweep_of(manifest: Mapping[str, Any], colours: Mapping[str, str]) -> Sweep:
     """A sweep as its dashboards see it. manifest: of a launch; colours: of its objectives."""
     cells = manifest["cells"]
     benchmarks = {cell["labels"]["benchmark"]: cell["primary"] for cell in cells}
-    runs = {cell["jobs"][kind]: cell["labels"]["objective"] for cell in cells for kind in ("train", "evaluate")}
-    runs.pop(None, None)  # `base` has no training
+    runs = {
+        job: cell["labels"]["objective"] if kind in ("train", "evaluate") else ""
+        for cell in cells
+        for kind, job in cell["jobs"].items()
+        if job  # `base` has no training
+    }
     return Sweep(manifest["sweep"], benchmarks, runs, colours)
 
 
@@ -76,7 +90,8 @@ def workspace(sweep: Sweep, target: Target) -> Workspace:
 
     runs = ws.RunsetSettings(
         filters=_filter(tag("sweep", sweep.name)),
-        # Panels show the first runs of this order: trainings, which have curves, come before evaluations.
+        # Panels show the first runs of this order: trainings, which have curves, then prior jobs, then evaluations,
+        # of which there are most; of a sweep that is too large whole objectives are left out (_shown).
         order=[Ordering(Metric("JobType"), ascending=False), Ordering(Config(_stored(OBJECTIVE)), ascending=True)],
         run_settings={run: ws.RunSettings(color=colour) for run, colour in _coloured(sweep).items()},
         pinned_columns=_columns(),
@@ -86,7 +101,11 @@ def workspace(sweep: Sweep, target: Target) -> Workspace:
         project=target.project,
         name=sweep.name,
         sections=[
-            ws.Section(name=name, panels=[_panel(one, sweep.name, name) for one in shown], is_open=i < 2)
+            ws.Section(
+                name=name,
+                panels=[_panel(one, _shown(sweep, one.kind), sweep.name, name) for one in shown],
+                is_open=i < 2,
+            )
             for i, (name, shown) in enumerate(panels.sections(sweep).items())
         ],
         settings=ws.WorkspaceSettings(max_runs=MOST_RUNS),
@@ -117,9 +136,9 @@ def report(sweep: Sweep, target: Target, tables: str = "") -> Report:
                 "mean p over the training set."
             ),
             wr.H2("How to read it"),
-            wr.UnorderedList(items=[*_how_to_read()]),
+            wr.UnorderedList(items=[*_how_to_read(), *_left_out(sweep)]),
             wr.H2("The continuum"),
-            _grid(sweep, "continuum", [panels.continuum()], kind="evaluate"),
+            _grid(sweep, "continuum", [panels.continuum()]),
             wr.P(
                 [
                     "With intervals, gains over NLL paired by question and the crossover it is drawn by ",
@@ -131,11 +150,11 @@ def report(sweep: Sweep, target: Target, tables: str = "") -> Report:
             wr.H2("Scores by region"),
             *_by_region(sweep),
             wr.H2("Scores by benchmark"),
-            _grid(sweep, "benchmarks", panels.scores(sweep), kind="evaluate"),
+            _grid(sweep, "benchmarks", panels.scores(sweep)),
             wr.H2("Training dynamics"),
-            _grid(sweep, "training", [*panels.training(), *panels.by_tokens()], kind="train"),
+            _grid(sweep, "training", [*panels.training(), *panels.by_tokens()]),
             wr.H2("What the base models know"),
-            _grid(sweep, "prior", panels.before_training(), kind="prior"),
+            _grid(sweep, "prior", panels.before_training()),
         ],
         width="fluid",
     )
@@ -157,18 +176,35 @@ def _how_to_read() -> list[str]:
     ]
 
 
+def _left_out(sweep: Sweep) -> Iterator[str]:
+    for kind, what in {"train": "trainings", "prior": "prior jobs", "evaluate": "evaluations"}.items():
+        shown, there = _shown(sweep, kind, alone=True)
+        if shown < there:
+            yield (
+                f"W&B shows no more than {MOST_RUNS:,} runs in a panel, and this sweep has {there:,} {what}: a panel "
+                f"over all of them shows {shown:,}, which its title says, one over those of a region {MOST_RUNS:,} at "
+                f"most. bll report {sweep.name} has all."
+            )
+
+
 def _by_region(sweep: Sweep) -> Iterator[Any]:
     import wandb_workspaces.reports.v2 as wr
 
     for region, name in reversed(REGIONS.items()):
         yield wr.H3(f"{region}: {name}")
-        yield _grid(sweep, region, [panels.by_objective()], kind="evaluate", tags=[tag("region", region)])
+        yield _grid(sweep, region, [panels.by_objective()], tags=[tag("region", region)])
 
 
-def _grid(sweep: Sweep, name: str, shown: list[Panel], *, kind: str, tags: Iterable[str] = ()) -> Any:
-    """A grid of panels over the sweep's runs of one kind, two to a line; one alone has the line."""
+def _grid(sweep: Sweep, name: str, shown: list[Panel], *, tags: Iterable[str] = ()) -> Any:
+    """A grid of panels over the sweep's runs of their kind, two to a line; one alone has the line.
+
+    tags: only runs with these, whose number is not known here.
+    """
     import wandb_workspaces.reports.v2 as wr
 
+    (kind,) = {one.kind for one in shown}
+    tags = list(tags)
+    there = (0, 0) if tags else _shown(sweep, kind, alone=True)
     runs = wr.Runset(
         name=name,
         filters=_filter(tag("sweep", sweep.name), *tags, kind=kind),
@@ -179,7 +215,7 @@ def _grid(sweep: Sweep, name: str, shown: list[Panel], *, kind: str, tags: Itera
     width = 24 if len(shown) == 1 else 12
     placed = []
     for i, one in enumerate(shown):
-        panel = _panel(one, sweep.name, "report", name)
+        panel = _panel(one, there, sweep.name, "report", name)
         panel.layout = wr.Layout(x=width * i % 24, y=10 * (width * i // 24), w=width, h=10)
         placed.append(panel)
     return wr.PanelGrid(runsets=[runs], panels=placed)
@@ -188,8 +224,22 @@ def _grid(sweep: Sweep, name: str, shown: list[Panel], *, kind: str, tags: Itera
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def _panel(panel: Panel, *where: str) -> Any:
-    made = _as_wandb(panel)
+def _shown(sweep: Sweep, kind: str, *, alone: bool = False) -> tuple[int, int]:
+    """How many of the sweep's runs of the kind are among the MOST_RUNS that W&B shows, and how many there are.
+
+    alone: the run set has no other kind; else kinds come in the order of the workspace.
+    """
+    there = Counter(run.partition("-")[0] for run in sweep.runs)
+    mine = there[kind] if kind else there.total()
+    before = sum(count for other, count in there.items() if other > kind) if kind and not alone else 0
+    return max(0, min(mine, MOST_RUNS - before)), mine
+
+
+def _panel(panel: Panel, runs: tuple[int, int], *where: str) -> Any:
+    """runs: how many it can show, and of how many."""
+    shown, there = runs
+    told = f" ({shown:,} of {there:,} runs)" if shown < there else ""
+    made = _as_wandb(dataclasses.replace(panel, title=panel.title + told))
     made._id = _id(*where, panel.title)  # else drawn at random
     return made
 
@@ -199,7 +249,7 @@ def _as_wandb(panel: Panel) -> Any:
 
     match panel:
         case Lines():
-            return wr.LinePlot(
+            return _of_whole_groups(wr.LinePlot)(
                 title=panel.title,
                 x=panel.x,
                 y=list(panel.metrics),
@@ -210,11 +260,11 @@ def _as_wandb(panel: Panel) -> Any:
                 groupby_rangefunc="minmax" if panel.by else None,
             )
         case Bars():
-            return wr.BarPlot(
+            return _of_whole_groups(wr.BarPlot)(
                 title=panel.title,
                 metrics=list(panel.metrics),
                 range_x=(0.0, panel.ceiling),
-                max_runs_to_show=1000,
+                max_runs_to_show=MOST_RUNS,
                 groupby=wr.Config(panel.by),
                 groupby_aggfunc="mean",
                 groupby_rangefunc="minmax",
@@ -232,6 +282,23 @@ def _as_wandb(panel: Panel) -> Any:
             return wr.RunComparer(diff_only="split")
 
 
+@cache
+def _of_whole_groups(plot: Any) -> Any:
+    """The class of a plot whose groups are made of up to MOST_RUNS runs: `Sampled Runs` in the app, which the first
+    version of the library's panels can tell (group_runs_limit) and this one cannot.
+    """
+    from wandb_workspaces.reports.v2 import internal
+
+    class Whole(plot):
+        def _to_model(self) -> Any:
+            made = super()._to_model().model_dump(by_alias=True, exclude_none=True)
+            if "groupBy" in made["config"]:
+                made["config"]["groupRunsLimit"] = MOST_RUNS
+            return internal.UnknownPanel.model_validate(made)  # sent as it is
+
+    return Whole
+
+
 def _filter(*tags: str, kind: str = "") -> Any:
     """Runs with all of the tags, of one kind of job."""
     from wandb_workspaces.expr import And, Metric, Tags
@@ -241,8 +308,9 @@ def _filter(*tags: str, kind: str = "") -> Any:
 
 
 def _coloured(sweep: Sweep, kind: str = "") -> dict[str, str]:
-    """The colour of each run, by its id, which starts with its kind."""
-    return {run: sweep.colours[name] for run, name in sweep.runs.items() if run.startswith(kind) and sweep.colours}
+    """The colour of each run that has an objective, by its id, which starts with its kind."""
+    named = {run: name for run, name in sweep.runs.items() if name and run.startswith(kind)}
+    return {run: sweep.colours[name] for run, name in named.items()} if sweep.colours else {}
 
 
 def _columns() -> list[str]:

@@ -1,6 +1,7 @@
 """What a sweep's dashboards show, as plain data: which metrics, over which axis, under which title.
 
-The workspace and the report are both made from these (dashboard.py); titles are those of the figures.
+The workspace and the report are both made from these (dashboard.py); titles are those of the figures. Each panel says
+of which kind of job its runs are ('': of every kind), as far as they have its metrics.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Lines:
     x: str = STEP
     by: str | None = OBJECTIVE
     ceiling: float | None = None
+    kind: str = "train"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Bars:
     metrics: tuple[str, ...]
     by: str = OBJECTIVE
     ceiling: float | None = None
+    kind: str = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Scatter:
     title: str
     x: str
     y: str
+    kind: str = "evaluate"
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -85,6 +89,7 @@ class Parallel:
     title: str
     config: tuple[str, ...]
     metrics: tuple[str, ...]
+    kind: str = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Rows:
 
     title: str
     metric: str
+    kind: str = "evaluate"
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -105,6 +111,7 @@ class Differences:
 
     title: str = "differences"
     metrics: tuple[str, ...] = ()
+    kind: str = ""
 
 
 Panel = Lines | Bars | Scatter | Parallel | Rows | Differences
@@ -114,8 +121,8 @@ Panel = Lines | Bars | Scatter | Parallel | Rows | Differences
 class Sweep:
     """What the dashboards have to know of a sweep.
 
-    benchmarks: the decoding that counts, by benchmark. runs: the objective of each training and evaluation, by id.
-    colours: as in the figures, by objective.
+    benchmarks: the decoding that counts, by benchmark. runs: the objective of each job by its id, which starts with its
+    kind; '' of jobs that are of none. colours: as in the figures, by objective.
     """
 
     name: str
@@ -156,7 +163,7 @@ def grid() -> list[Panel]:
         continuum(),
         by_objective(),
         Bars("score by backbone", (SCORE,), BACKBONE, SCORES["mean"].ceiling),
-        Bars("prior strength by backbone", (PRIOR_STRENGTH,), BACKBONE, 1.0),
+        Bars("prior strength by backbone", (PRIOR_STRENGTH,), BACKBONE, 1.0, kind=""),
         Parallel("objective, backbone, benchmark, score", axes, (PRIOR_STRENGTH, SCORE)),
         Differences(),
     ]
@@ -175,10 +182,10 @@ def by_tokens() -> list[Panel]:
 def before_training() -> list[Panel]:
     """p of the target tokens under the base models."""
     return [
-        Lines("p under the base model, clean answers", (HISTOGRAMS["clean"],), ROW, None),
-        Lines("p under the base model, answers as trained on", (HISTOGRAMS["as_trained"],), ROW, None),
-        Bars("mean p under the base model, clean answers", ("prior/clean/mean_p",), BACKBONE, 1.0),
-        Bars("NLL under the base model, clean answers (nats)", ("prior/clean/nll",), BACKBONE),
+        Lines("p under the base model, clean answers", (HISTOGRAMS["clean"],), ROW, None, kind="prior"),
+        Lines("p under the base model, answers as trained on", (HISTOGRAMS["as_trained"],), ROW, None, kind="prior"),
+        Bars("mean p under the base model, clean answers", ("prior/clean/mean_p",), BACKBONE, 1.0, "prior"),
+        Bars("NLL under the base model, clean answers (nats)", ("prior/clean/nll",), BACKBONE, kind="prior"),
     ]
 
 
@@ -201,9 +208,10 @@ def answers(sweep: Sweep) -> list[Panel]:
 
 def system() -> list[Panel]:
     ours: list[Panel] = [Lines(metric.title, (curve(key),)) for key, metric in TIMING.items()]
-    node: list[Panel] = [Lines(title, (key,), SECONDS, None) for key, title in SYSTEM.items()]
+    node: list[Panel] = [Lines(title, (key,), SECONDS, None, kind="") for key, title in SYSTEM.items()]
     gpus: list[Panel] = [
-        Lines(title, tuple(f"system/gpu.{i}.{key}" for i in range(GPUS)), SECONDS, None) for key, title in GPU.items()
+        Lines(title, tuple(f"system/gpu.{i}.{key}" for i in range(GPUS)), SECONDS, None, kind="")
+        for key, title in GPU.items()
     ]
     return [*ours, *node, *gpus]
 
