@@ -136,7 +136,7 @@ def test_each_finished_job_is_one_run_with_its_rows_scores_and_place(store: Path
     assert (run.group, run.job_type, run.values()["id"]) == ("smoke", "evaluate", evaluation.job.id)
     assert run.values()["labels"] == labels
     assert run.values()["job"]["benchmark"]["decodings"] == spec["job"]["benchmark"]["decodings"]
-    axes = {f"{axis}:{labels[axis]}" for axis in ("objective", "backbone", "domain", "benchmark")}
+    axes = {f"{axis}:{labels[axis]}" for axis in ("objective", "backbone", "domain", "benchmark", "recipe")}
     assert {*axes, "sweep:smoke", f"region:{run.summary()[names.REGION]}"} == set(run.tags)
     assert run.summary()[names.PRIOR_STRENGTH] == prior.result["clean"]["mean_p"]
     table = run.summary()[names.table(labels["benchmark"])]
@@ -363,6 +363,8 @@ def test_times_are_those_of_the_job(store: Path, server: WandbServer) -> None:
     start_s, end_s = (datetime.fromisoformat(told[key]).timestamp() for key in ("started_at", "finished_at"))
     assert all(start_s <= row["_timestamp"] <= end_s for row in run.rows())
     assert run.summary()["attempt/host"] == told["host"]
+    shown = call(store, "show", record.job.id).stdout
+    assert f"on W&B   {server.url}/{ENTITY}/bll-sweeps/runs/{record.job.id}\n" in shown
 
 
 def test_a_run_without_rows_is_anybodys(store: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -611,7 +613,7 @@ def test_scores_that_are_not_of_the_record_are_refused(store: Path, server: Wand
     replaced(server, artifact, f"scores/{summary.name}", json.dumps(told).encode())
     done = call(tmp_path / "other", "pull", "bll-sweeps", env=server.environment())
     assert done.returncode == 1
-    assert f"{record.job.id}: StoreError: the scores by {summary.stem} on the server" in done.stderr
+    assert f"{record.job.id}: the scores by {summary.stem} on the server" in done.stderr
     assert not Layout(tmp_path / "other").job(record.job.id).done.exists()
 
 
@@ -671,7 +673,7 @@ def test_a_record_with_files_that_no_job_leaves_is_refused(
     replaced(server, artifact, "record.json", json.dumps(record).encode())
     done = call(tmp_path / "other", "pull", "bll-sweeps", env=server.environment())
     assert done.returncode == 1
-    assert f"{job}: StoreError: the record names an output {name!r}, which no job leaves" in done.stderr
+    assert f"{job}: the record names an output {name!r}, which no job leaves" in done.stderr
     assert not list(tmp_path.rglob("escaped.jsonl")) and not list((tmp_path / "other").rglob("checkpoints"))
 
 
@@ -707,6 +709,9 @@ def test_a_saved_view_and_report_have_the_panels_and_are_replaced_the_next_time(
     assert titles(json.loads(kinds["project-view"]["spec"])) == wanted
     assert {"NLL (nats)", "mean p", "score against prior strength"} <= wanted
     assert titles(json.loads(kinds["runs"]["spec"])) == titles(json.loads(folder.report.read_text())["spec"]) != set()
+    assert call(store, "launch", *SWEEP, "objective=nll", "recipe.steps=10", "hydra.sweeper.name=fresh").returncode == 0
+    missing = call(store, "dashboard", "fresh", env=server.environment())
+    assert missing.returncode == 2 and "`bll publish fresh`" in missing.stderr
 
 
 def titles(spec: Any) -> set[str]:

@@ -59,16 +59,20 @@ def _publish(args: argparse.Namespace) -> int:
 
     layout = layout_of(args)
     jobs, target = _project_of(layout, sweep_of(args, layout), args)
-    out = publish(
-        layout,
-        jobs,
-        target,
-        live=args.live,
-        again=args.again,
-        supersede=args.supersede,
-        at_once=args.at_once,
-        on_job=_progress("published"),
-    )
+    try:
+        out = publish(
+            layout,
+            jobs,
+            target,
+            live=args.live,
+            again=args.again,
+            supersede=args.supersede,
+            at_once=args.at_once,
+            on_job=_progress("published"),
+        )
+    except KeyboardInterrupt:
+        print("\nstopped; what the server has is written down, and the next publish brings the rest", file=sys.stderr)
+        raise
     told = [f"{out.new} jobs published, {out.known} there already, {out.unfinished} not finished"]
     if args.live:
         told.append(f"of these {out.live} as far as they are")

@@ -14,7 +14,7 @@ from bll_sweeps.grid.cell import KINDS
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import live_claim
 from bll_sweeps.store.layout import JobFiles, Layout
-from bll_sweeps.store.records import read_record
+from bll_sweeps.store.records import read_json_if, read_record
 
 _ASK_SLURM_S = 5.0
 
@@ -22,8 +22,8 @@ _ASK_SLURM_S = 5.0
 def show(layout: Layout, text: str) -> str:
     """What is known of the job or, for `objective,backbone,benchmark` (also `seed=0,...`), of the jobs of that cell."""
     if "," in text or "=" in text:
-        return "\n\n".join(_job(layout.job(job_id)) for job_id in _cell_jobs(layout, text.split(",")))
-    return _job(layout.job(find_job(layout, text)))
+        return "\n\n".join(_job(layout, job_id) for job_id in _cell_jobs(layout, text.split(",")))
+    return _job(layout, find_job(layout, text))
 
 
 def _cell_jobs(layout: Layout, words: list[str]) -> list[str]:
@@ -47,7 +47,8 @@ def _named(labels: dict[str, Any], word: str) -> bool:
     return str(labels.get(key)) == value if equals else word in map(str, labels.values())
 
 
-def _job(files: JobFiles) -> str:
+def _job(layout: Layout, job_id: str) -> str:
+    files = layout.job(job_id)
     state = job_state(files, this_code=True)
     lines = [
         f"{files.id}  {'done, made by other code' if state == 'stale' else state}",
@@ -62,6 +63,8 @@ def _job(files: JobFiles) -> str:
     except StoreError as error:
         lines.append(f"spec     {error}")
     lines += _outcome(files, state)
+    told = [read_json_if(there.job(job_id)) for there in layout.publications()]
+    lines += [f"on W&B   {one['project']}/runs/{one['run']}" for one in told if one and "run" in one]
     return "\n".join(lines)
 
 

@@ -345,6 +345,10 @@ class Layout:
         """What was brought to a server and project, and is there (tracking/publish.py)."""
         return PublishedFiles(self.root / "published" / server)
 
+    def publications(self) -> list[PublishedFiles]:
+        """Of all servers and projects that something was brought to."""
+        return [PublishedFiles(path) for path in sorted((self.root / "published").glob("*"))]
+
     @property
     def trash(self) -> Path:
         """What is being removed: renamed into it in one step, then deleted."""

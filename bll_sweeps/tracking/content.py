@@ -33,7 +33,7 @@ TABLE_CHARACTERS = 2000  # of a text in it
 CELLS = "cells.json"  # in the artifact of an evaluation: its cells
 SCORES = "scores"  # folder in that artifact: by graders that came later
 MODEL = "model"  # the output that stays where it is: gigabytes
-_TAGGED = ("objective", "backbone", "domain", "benchmark")
+_TAGGED = ("objective", "backbone", "domain", "benchmark", "recipe")
 _COLUMNS = ["question", "prompt", "gold", "answer", "taken for the answer", "found by", "score"]
 
 
@@ -120,7 +120,7 @@ def content(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> Conte
     later = later_scores(record)
     summary = _place(layout, spec) | _results(spec, record.result, later)
     summary[names.ROWS] = _of_result(record)
-    made = record.provenance()
+    made = read_json_if(record.attempt.provenance) or {}
     summary[names.ATTEMPT] = {key: made[key] for key in ("host", "started_at", "seconds") if key in made}
     if came_later := besides(record, sweeps):
         summary[names.BESIDES] = came_later

@@ -65,7 +65,7 @@ def write(files: DashboardFiles, sweep: Sweep, target: Target, tables: str = "")
 def save(sweep: Sweep, target: Target, tables: str = "") -> list[str]:
     """Saves both, in place of those that were saved before; their addresses.
 
-    UsageError without a key or a project, ConnectionError when W&B refuses or is silent.
+    UsageError without a key, a project or a run of the sweep in it, ConnectionError when W&B refuses or is silent.
     """
     import wandb
 
@@ -75,6 +75,8 @@ def save(sweep: Sweep, target: Target, tables: str = "") -> list[str]:
         target, _ = reachable(target)
         api = wandb.Api(timeout=60)
         reports = _reports(api, target)
+        if not len(api.runs(target.path, filters={"tags": tag("sweep", sweep.name)}, per_page=1)):
+            raise UsageError(f"{target.path} has no run of sweep={sweep.name!r}: `bll publish {sweep.name}` sends them")
         view, text = workspace(sweep, target), report(sweep, target, tables)
         view._internal_id = _view_id(api, target, view._internal_name)
         text.id = reports.get(text.title, "")

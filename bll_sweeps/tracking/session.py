@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -361,9 +362,9 @@ def _record(job_id: str, content: Content) -> Any:
 
 def teardown() -> None:
     """Ends wandb's helper process, once it has sent what it has."""
-    import wandb
-
-    wandb.teardown()
+    end = getattr(sys.modules.get("wandb"), "teardown", None)  # an import may have been interrupted
+    if end is not None:
+        end()
 
 
 class Alive:
