@@ -38,7 +38,10 @@ def run(arguments: list[str]) -> int:
     if known.command in ("launch", "plan", "fetch", "advise"):
         misplaced = [text for text in overrides if text.startswith("-")]
         if misplaced:
-            raise UsageError(f"{misplaced[0]} is no option of `bll {known.command}`; overrides are written key=value")
+            hint = ": the run root is paths.root=FOLDER" if misplaced[0].startswith("--root") else ""
+            raise UsageError(
+                f"{misplaced[0]} is no option of `bll {known.command}`; overrides are written key=value{hint}"
+            )
         known.overrides = known.overrides + overrides
     elif overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")

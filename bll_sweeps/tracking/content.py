@@ -103,16 +103,21 @@ def identity(layout: Layout, spec: Spec, sweeps: Sequence[str] = ()) -> Identity
     tags += [names.tag("sweep", name) for name in (*labels.get("sweeps", []), *sweeps)]
     if place := _place(layout, spec):
         tags.append(names.tag("region", place[names.REGION]))
-    parts = [labels[key] for key in ("objective", "backbone", "domain", "benchmark", "seed") if key in labels]
-    title = " ".join(map(str, [spec.job.kind, *parts])) if parts else spec.job.id
     return Identity(
         spec.job.id,
         spec.job.kind,
-        title,
+        title(spec),
         spec.plain(),
         str(labels.get("sweep", "")),
         sorted(set(tags)),
     )
+
+
+def title(spec: Spec) -> str:
+    """train nll lab-a lab-spell 0"""
+    named = [spec.labels.get(key) for key in ("objective", "backbone", "domain", "benchmark", "seed")]
+    parts = [str(name) for name in dict.fromkeys(named) if name is not None]  # a benchmark may be called as its domain
+    return " ".join([spec.job.kind, *parts]) if parts else spec.job.id
 
 
 def content(layout: Layout, spec: Spec, record: Record, sweeps: Sweeps) -> Content:
