@@ -35,7 +35,7 @@ from bll_sweeps.grid.settings import Tracker
 from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import JobFiles, Layout
-from bll_sweeps.store.records import Record, read_record, withdraw, write_record
+from bll_sweeps.store.records import Record, read_json, read_record, withdraw, write_record
 from bll_sweeps.store.records import publish as finish
 from bll_sweeps.tracking import dashboard, names, open_tracker, panels, session, watch
 from bll_sweeps.tracking.content import Sweeps, content, identity, rows
@@ -175,8 +175,6 @@ def test_a_publish_that_is_killed_is_completed_by_the_next(posts: int, store: Pa
     assert enough.wait(60)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    # wandb's helper outlives a killed client for a while, and would send what it still has.
-    subprocess.run(["pkill", "-KILL", "-f", f"wandb-core.*--pid {process.pid}\\b"], check=False)
     done = call(store, "publish", env=server.environment())
     assert done.returncode == 0, done.stdout + done.stderr
     assert_complete(server, store)
@@ -762,9 +760,9 @@ def unfinished(store: Path) -> JobFiles:
     return training
 
 
-def slowly(folder: Path) -> dict[str, str]:
-    """The environment in which a training's first two attempts leave time to strike them."""
-    hooks.write(folder, hooks.slow("0.05 if context.attempt.number < 3 else 0"))
+def slowly(folder: Path, seconds: str = "0.05 if context.attempt.number < 3 else 0") -> dict[str, str]:
+    """The environment in which a training's steps, by default of its first two attempts, leave time to strike it."""
+    hooks.write(folder, hooks.slow(seconds))
     return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
 
 
@@ -822,13 +820,15 @@ def test_a_training_that_is_killed_twice_offline_is_published_as_one_clean_run(
     assert_complete(server, store)
 
 
-@pytest.mark.parametrize("fault", ["refuses", "hangs", "dies", "wrong key"])
+@pytest.mark.parametrize("fault", ["refuses", "hangs", "dies", "shuts down", "wrong key"])
 def test_a_bad_server_costs_a_training_less_than_a_minute_and_none_of_its_rows(
-    fault: str, finished: Path, untracked_s: float, store: Path, server: WandbServer
+    fault: str, finished: Path, untracked_s: float, store: Path, server: WandbServer, tmp_path: Path
 ) -> None:
     expected = record_of(finished, "train")
     job = unfinished(store)
     environment = server.environment() | {"WANDB_MODE": "online"}
+    struck: list[tuple[int, int, bool]] = []  # at that moment: rows on the server, rows of the job, is it done?
+    slept_s = 0.0
     if fault == "refuses":
         environment["WANDB_BASE_URL"] = "http://127.0.0.1:9"
     elif fault == "hangs":
@@ -836,28 +836,49 @@ def test_a_bad_server_costs_a_training_less_than_a_minute_and_none_of_its_rows(
     elif fault == "wrong key":
         environment["WANDB_API_KEY"] = "e" * 40
     else:
-        posts = iter(range(10**6))
+        slept_s = 600 * 0.005  # of SWEEP's steps
+        # The client sends every 15 s, longer than this training takes; of what it is told it reads whole seconds.
+        environment |= slowly(tmp_path / "site", "0.005") | {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 
-        def die(method: str, path: str, operation: str) -> int | None:
-            if operation == "file_stream" and next(posts) >= 1:
-                server.faults = lambda method, path, operation: time.sleep(300)
+        def strike(method: str, path: str, operation: str) -> None:
+            if operation == "file_stream" and not struck and (served := len(server.run(job.id).rows())):
+                struck.append((served, len(rows(job.attempts()[-1])), job.done.exists()))
+                if fault == "shuts down":
+                    server.shutdown()
+                    server.server_close()
+            if struck and fault == "shuts down":
+                raise ConnectionResetError  # what was connected is cut off
+            if struck:
                 time.sleep(300)
-            return None
 
-        server.faults = die
+        server.faults = strike
     began = time.monotonic()
     done = call(store, "run", job.id, env=environment)
-    assert time.monotonic() - began < untracked_s + 60
+    assert time.monotonic() - began < untracked_s + slept_s + 60
     assert done.returncode == 0, done.stdout + done.stderr
     record = read_record(job)
     assert record is not None
     assert record.outputs == expected.outputs and record.result == expected.result
+    assert len(struck) == (fault in ("dies", "shuts down"))
+    for served, logged, ended in struck:
+        assert 0 < served < len(rows(record.attempt)) > logged and not ended
     told = done.stdout + done.stderr + "".join(path.read_text() for path in job.folder.rglob("log*.txt"))
     assert told.count("`bll publish` brings them to the server") == 1
     assert "e" * 40 not in told and KEY not in told
     server.faults = lambda method, path, operation: None
-    assert call(store, "publish", env=server.environment()).returncode == 0
-    assert_complete(server, store)
+    with successor(server) if fault == "shuts down" else contextlib.nullcontext(server) as back:
+        assert call(store, "publish", env=back.environment()).returncode == 0
+        assert_complete(back, store)
+        assert back.unknown == []
+
+
+def successor(server: WandbServer) -> WandbServer:
+    """One that is started where another was shut down, with what that one had."""
+    other = WandbServer(port=server.server_address[1])
+    other.runs, other.artifacts, other.storage, other.numbers = (
+        server.runs, server.artifacts, server.storage, server.numbers
+    )  # fmt: skip
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -873,19 +894,30 @@ def untracked_s(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> flo
 def test_the_key_is_in_no_file_and_no_message(store: Path, server: WandbServer, tmp_path: Path) -> None:
     job = unfinished(store)
     environment = server.environment() | {"WANDB_MODE": "online"}
-    said = [call(store, "run", job.id, env=environment)]
+    hooks.write(tmp_path / "site", FAILS)
+    said = [call(store, "run", job.id, env=environment | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"})]
+    assert server.run(job.id).rows() and "at the end" in read_json(job.attempts()[-1].failure)["traceback"]
+    said += [call(store, "run", job.id, env=environment)]
     said += [call(store, "launch", *SWEEP, "tracker=online", env=environment)]
     said += [call(store, "publish", env=environment), call(tmp_path / "other", "pull", "bll-sweeps", env=environment)]
     said += [call(store, "dashboard", env=environment)]
     server.faults = lambda method, path, operation: 403
     said += [call(store, "publish", "--again", env=environment), call(tmp_path / "b", "pull", "bll", env=environment)]
     said += [call(store, "dashboard", env=environment)]
-    assert [done.returncode for done in said] == [0, 0, 0, 0, 0, 2, 2, 2]
-    assert not [done.stderr for done in said if "Traceback" in done.stderr]
-    assert all(KEY not in done.stdout + done.stderr for done in said)
+    assert [done.returncode for done in said] == [1, 0, 0, 0, 0, 0, 2, 2, 2]
+    assert not [done.stderr for done in said[1:] if "Traceback" in done.stderr]
+    as_sent = base64.b64encode(f"api:{KEY}".encode()).decode()
+    assert all(form not in done.stdout + done.stderr for done in said for form in (KEY, as_sent))
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(files) > 50
-    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+    assert [path for path in files for form in (KEY, as_sent) if form.encode() in path.read_bytes()] == []
+
+
+FAILS = """
+def train(whole, job, context):
+    whole(job, context)
+    raise RuntimeError("it fails at the end")
+"""
 
 
 # --- the terminal viewer ----------------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class WandbServer(ThreadingHTTPServer):
         self.entities: set[str] = set()  # in which runs were begun
         self.unknown: list[str] = []
         self.faults: Callable[[str, str, str], int | None] = lambda method, path, operation: None
+        self.retry_after_s = 1  # what a client is told that was refused with 429
         self.numbers = itertools.count(1)
 
     @property
@@ -490,7 +491,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _json(self, value: Any, status: int = 200) -> None:
-        extra = {"Retry-After": "1"} if status == 429 else {}
+        extra = {"Retry-After": str(self.server.retry_after_s)} if status == 429 else {}
         self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **extra})
 
     def _send(self, data: bytes, status: int, headers: dict[str, str]) -> None:
