@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from wandb_server import WandbServer
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules of the tests, under --import-mode=importlib
 
@@ -47,3 +52,36 @@ def bll(tmp_path: Path) -> Bll:
         )
 
     return call
+
+
+# --- the way to W&B and back (tracked.py) -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run root of a small sweep that was tracked offline."""
+    import tracked
+
+    root = tmp_path_factory.mktemp("finished") / "runs"
+    out = tracked.call(root, "launch", *tracked.SWEEP)
+    assert out.returncode == 0, out.stdout + out.stderr
+    logs = [path.read_text() for path in root.rglob("log.txt")]
+    assert len(logs) == 7 and not [log for log in logs if "W&B" in log]  # the mirror of none had anything to warn of
+    return root
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it for one test."""
+    shutil.copytree(finished, tmp_path / "runs", symlinks=True)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    """A stand-in for a W&B server."""
+    from wandb_server import WandbServer
+
+    with WandbServer() as running:
+        yield running
+        assert running.unknown == []

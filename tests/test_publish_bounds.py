@@ -7,10 +7,10 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tracked import ROOT, call
 from wandb_server import WandbServer
 
 from bench.tracking import PROJECT, write_store
@@ -21,19 +21,12 @@ from bll_sweeps.store.records import GENERATIONS, read_record, write_jsonl, writ
 from bll_sweeps.store.records import publish as finish
 from bll_sweeps.tracking import names
 from bll_sweeps.tracking.content import Sweeps, content, rows
-from bll_sweeps.tracking.publish import Target, publish
+from bll_sweeps.tracking.publish import publish
 from bll_sweeps.tracking.pull import pull
+from bll_sweeps.tracking.server import Target
 from tests.cells import make_cell
-from tests.test_publish import ROOT, call
 
-pytestmark = pytest.mark.usefixtures("no_account")
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as running:
-        yield running
-        assert running.unknown == []
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_account")]
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def test_pages_of_three_bring_all_of_seven_runs_there_and_back(
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     for module in ("publish", "pull"):
-        monkeypatch.setattr(f"bll_sweeps.tracking.{module}._PAGE", 3)
+        monkeypatch.setattr(f"bll_sweeps.tracking.{module}.PAGE", 3)
     layout, other = Layout(store), Layout(tmp_path / "other")
     jobs = sorted(path.name for path in layout.jobs.iterdir())
     out = publish(layout, jobs, Target(PROJECT))

@@ -30,7 +30,7 @@ from bll_sweeps.tracking.content import Content, Identity
 if TYPE_CHECKING:
     from bll_sweeps.tracking.session import Session
 
-CLOSE_WITHIN_S = 50.0  # less than a minute, whatever hangs
+CLOSE_WITHIN_S = 45.0  # well within a minute, whatever hangs
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "off"}
 _LIKE_A_KEY = re.compile(r"\b(?:[0-9a-f]{40}|wandb_v\d+_\w+)\b")
