@@ -15,10 +15,12 @@ import pytest
 from tracked import ROOT, SWEEP, assert_complete, call, record_of, records, start, unfinished
 from wandb_server import ENTITY, KEY, WandbServer
 
+from bll_sweeps.grid.settings import Tracker
+from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import read_json, read_record
-from bll_sweeps.tracking import names
-from bll_sweeps.tracking.content import rows
+from bll_sweeps.tracking import names, open_tracker
+from bll_sweeps.tracking.content import identity, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_account")]
 
@@ -62,6 +64,27 @@ def test_a_training_that_is_killed_twice_online_is_one_clean_run(
     assert (run.state, run.summary()["final/nll"]) == ("finished", record.result["final"]["nll"])
     assert call(store, "publish", env=server.environment()).returncode == 0  # it finds that run as it should be
     assert [row for row in server.run(training).rows() if names.STEP in row] == served
+
+
+def test_an_attempt_that_does_not_repeat_its_rows_has_a_run_of_its_own(
+    store: Path, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on other hardware than that of the attempt before, from the checkpoint on."""
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    record = record_of(store, "train")
+    own, told = identity(Layout(store), read_spec(record.job)), rows(record.attempt)
+    first = [*told[:30], *({**row, "nll": row["nll"] + 1e-6} for row in told[30:40])]
+    for number, mine in enumerate((first, told)):
+        run = open_tracker(Tracker(name="test", wandb="online"), own, tmp_path / f"wandb{number}")
+        for row in mine:
+            run.log(row)
+        run.close(ok=bool(number))
+    old, new = server.run(record.job.id), server.run(f"{record.job.id}-2")
+    assert len(old.rows()) == 40 and old.state == "failed" and "superseded" in old.tags
+    assert [row["train/nll"] for row in new.rows()] == [row["nll"] for row in told]
+    assert new.state == "finished" and "sweep:smoke" in new.tags
+    assert len([one for one in caplog.records if one.levelname == "WARNING" and "superseded" in one.getMessage()]) == 1
 
 
 def test_a_training_that_is_killed_twice_offline_is_published_as_one_clean_run(

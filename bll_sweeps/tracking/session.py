@@ -183,7 +183,7 @@ class Session:
         self._chain = hashlib.sha256()
 
     def _tag(self, tags: Iterable[str]) -> None:
-        """Adds tags to those that came later, some by hand; a region or a mark that is not true any more goes."""
+        """Adds tags to those that are there, some by hand; a region that is not true any more goes."""
         kept = [tag for tag in self._run.tags or () if not tag.startswith(names.tag("region", ""))]
         if {*kept, *tags} != {*(self._run.tags or ())}:
             self._run.tags = tuple(sorted({*kept, *tags}))
