@@ -177,6 +177,18 @@ def untracked_s(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> flo
     return time.monotonic() - began
 
 
+def test_jobs_that_could_not_be_online_are_told_until_they_are_published(server: WandbServer, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    launched = call(root, "launch", *SWEEP, "recipe.steps=20", "tracker=online", env={"WANDB_BASE_URL": server.url})
+    assert launched.returncode == 0 and "bll-sweeps" not in {project for project, _ in server.runs}
+    told = "W&B: 7 jobs not there, or not whole (cannot be used (UsageError"
+    assert told in launched.stdout and "`bll publish smoke`" in launched.stdout
+    assert told in call(root, "status").stdout
+    assert call(root, "publish", env=server.environment()).returncode == 0
+    assert "W&B" not in call(root, "status").stdout
+    assert_complete(server, root)
+
+
 def test_the_key_is_in_no_file_and_no_message(store: Path, server: WandbServer, tmp_path: Path) -> None:
     job = unfinished(store)
     environment = server.environment() | {"WANDB_MODE": "online"}

@@ -45,13 +45,13 @@ def add(commands: Any) -> None:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from bll_sweeps.cluster.status import SweepWatch
+    from bll_sweeps.cluster.status import SweepWatch, tracking_problem
 
     layout = layout_of(args)
     watch = SweepWatch(layout, sweep_of(args, layout))
     status = watch.status()
     if args.json:
-        print(json.dumps(status.plain(), indent=1))
+        print(json.dumps(status.plain() | {"tracking": tracking_problem(layout, watch.manifest)}, indent=1))
         return DONE
     from bll_sweeps.cluster.progress import print_status
     from bll_sweeps.cluster.status import job_names
@@ -61,6 +61,8 @@ def _status(args: argparse.Namespace) -> int:
         if args.watch and sys.stdout.isatty():
             print("\033[H\033[2J", end="")
         print_status(status, lambda job_id: names.get(job_id, ""))
+        if problem := tracking_problem(layout, watch.manifest):
+            print(problem)
         if not args.watch or status.finished:
             return DONE
         time.sleep(max(2.0, watch.refresh_s))

@@ -34,7 +34,7 @@ from bll_sweeps.grid.spec import Spec, parse_spec, read_spec, spec_text, write_s
 from bll_sweeps.store.layout import JobFiles, Layout, SweepFiles
 from bll_sweeps.store.pruning import reopen_pruned
 from bll_sweeps.store.records import fsync_folder, is_done, read_jsonl_gz, withdraw, write_json
-from bll_sweeps.tracking.wandb import require_known_mode
+from bll_sweeps.tracking.wandb import mode_of, require_known_mode
 
 
 @dataclass(frozen=True)
@@ -302,9 +302,9 @@ def visible_gpus() -> list[str]:
 
 
 def _tracker(prepared: Prepared) -> dict[str, str]:
-    """Where on W&B the launch's jobs belong. Those that an earlier launch made may name another project."""
+    """How the launch's jobs are tracked, and where on W&B they belong. Those of an earlier launch may name another."""
     own = next(iter(prepared.settings.values()))[1]
-    return {"project": own.project, "entity": own.entity}
+    return {"wandb": mode_of(own), "project": own.project, "entity": own.entity}
 
 
 def _check_writable(root: Path) -> None:

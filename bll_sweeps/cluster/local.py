@@ -16,7 +16,7 @@ from typing import Any
 
 from bll_sweeps.cluster.launch import Declared, visible_gpus
 from bll_sweeps.cluster.progress import Progress, headline
-from bll_sweeps.cluster.status import SweepStatus, SweepWatch, job_names
+from bll_sweeps.cluster.status import SweepStatus, SweepWatch, job_names, tracking_problem
 from bll_sweeps.cluster.words import duration, plural
 from bll_sweeps.cluster.worker import Worker
 from bll_sweeps.errors import ConfigError, JobsFailed
@@ -96,6 +96,8 @@ def _run_pool(
     status = watch.status()
     progress.close(status, len(devices))
     print(f"{declared.sweep}: took {duration(time.monotonic() - started)}", flush=True)
+    if problem := tracking_problem(declared.layout, watch.manifest):
+        print(problem, flush=True)
     if not status.finished:
         why = "they were cancelled" if pool.stop.exists() else _last_words(pool.folder)
         raise WorkersStopped(f"the workers stopped with {status.number('pending', 'running')} jobs left: {why}")

@@ -369,6 +369,22 @@ def _last_seen(attempt: Attempt) -> str:
     return f"it had used {peak:.1f} GiB; "
 
 
+def tracking_problem(layout: Layout, manifest: dict[str, Any]) -> str:
+    """In a line: how many jobs of a launch were to be on W&B and are not, and why the last one; '' if all are."""
+    if manifest.get("tracker", {}).get("wandb") != "online":
+        return ""
+    attempts = {job_id: layout.job(job_id).attempts()[-1:] for job_id in manifest["jobs"]}
+    found = {
+        job_id: last[0].wandb_problem for job_id, last in attempts.items() if last and last[0].wandb_problem.exists()
+    }
+    there = {path.stem for place in layout.publications() for path in place.folder.glob("*.json")} if found else set()
+    left = [path for job_id, path in found.items() if job_id not in there]
+    if not left:
+        return ""
+    why = max(left, key=lambda path: path.stat().st_mtime).read_text().strip()
+    return f"W&B: {plural(len(left), 'job')} not there, or not whole ({why}): `bll publish {manifest['sweep']}`"
+
+
 def read_manifest(layout: Layout, sweep: str, launch: int | None = None) -> dict[str, Any]:
     """The manifest of a launch (default: the last), its jobs by id. UsageError for an unknown sweep."""
     files = layout.sweep(sweep)

@@ -106,6 +106,11 @@ class Attempt:
     def wandb(self) -> Path:
         return self.folder / "wandb"
 
+    @property
+    def wandb_problem(self) -> Path:
+        """Why the attempt is not on W&B, or not all of it, although it was to be."""
+        return self.wandb / "problem.txt"
+
 
 @dataclass(frozen=True)
 class JobFiles:

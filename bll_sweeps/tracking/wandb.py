@@ -58,7 +58,7 @@ def open_tracker(settings: Tracker, identity: Identity, folder: Path) -> Run:
     settings: offline by default; $WANDB_MODE (online, offline, disabled) takes precedence. folder: of this attempt
     alone; the run lies in its wandb/. Never raises, never prompts; returns at once, since wandb starts beside the job.
     """
-    mode = _mode(settings)
+    mode = mode_of(settings)
     return Run() if mode == "off" else _WandbRun(mode, settings, identity, folder)
 
 
@@ -72,12 +72,13 @@ def is_online(settings: Tracker, folder: Path) -> bool:
 
 def preload(settings: Tracker) -> None:
     """Imports wandb (0.7 s) in a worker, for the jobs it forks; starts no thread. Does nothing for off."""
-    if _mode(settings) != "off":
+    if mode_of(settings) != "off":
         with contextlib.suppress(ImportError):  # open_tracker will say so
             import wandb  # noqa: F401
 
 
-def _mode(settings: Tracker) -> Literal["off", "offline", "online"]:
+def mode_of(settings: Tracker) -> Literal["off", "offline", "online"]:
+    """By $WANDB_MODE, or else by the settings."""
     try:
         require_known_mode()
     except UsageError as error:  # of the job's own surroundings: a launch is refused
@@ -135,6 +136,9 @@ class _WandbRun(Run):
         """One warning per run, whatever else goes wrong after it."""
         if not self._warned:
             self._warned = True
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                (self._folder / "problem.txt").write_text(problem + "\n")  # Attempt.wandb_problem, for `bll status`
             log.warning(
                 "W&B %s; the job goes on, its own files are complete (%s), and `bll publish` brings them to the server",
                 problem,
