@@ -99,7 +99,8 @@ from bll_sweeps.grid.spec import read_spec
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import read_record
 from bll_sweeps.tracking.content import Sweeps, content, identity, rows
-from bll_sweeps.tracking.session import Session, environment, teardown
+from bll_sweeps.tracking.service import environment, teardown
+from bll_sweeps.tracking.session import Session
 layout, out = Layout(Path(sys.argv[1])), Path(sys.argv[2])
 with environment(out):
     for job_id in sys.argv[3:]:
@@ -150,9 +151,9 @@ _TRAIN = ["objective=nll", "backbone=lab-a", "benchmark=lab-spell"]  # one of sw
 _ATTEMPTS = """
 import json, logging, os, shutil, sys
 from pathlib import Path
-from bll_sweeps.store.claims import acquire
+from bll_sweeps.store.claims import acquire, claimed
 from bll_sweeps.store.layout import Layout
-from jobs.attempt import claimed, new_attempt, run_attempt
+from jobs.attempt import new_attempt, run_attempt
 logging.disable(logging.WARNING)
 layout, job_id = Layout(Path(sys.argv[1])), sys.argv[2]
 files = layout.job(job_id)
@@ -220,6 +221,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=["round-trip", "overhead"])
     parser.add_argument("--write", action="store_true", help="write bench/results/tracking.md")
     options = parser.parse_args()
+    if options.repeats < 2:
+        parser.error(f"--repeats={options.repeats}: an interval needs 2 or more")
     lines = [
         f"# Tracking, {datetime.now(UTC).date()}",
         "",

@@ -145,27 +145,6 @@ def _finished(context: JobContext) -> Content:
     return content(context.layout, spec, record, sweeps)
 
 
-@contextmanager
-def claimed(claim: Claim) -> Iterator[Claim]:
-    """Keeps a claim alive from a thread while this process itself runs the job; releases it at the end."""
-    import threading
-
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(5):
-            claim.beat()
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield claim
-    finally:
-        stop.set()
-        thread.join()
-        claim.release()
-
-
 def prepare(spec: Spec) -> None:
     """Seeds and threads before the job's own code: nothing may depend on what this process did before."""
     import numpy as np

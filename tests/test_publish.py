@@ -21,7 +21,7 @@ from bll_sweeps.store.claims import acquire
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import publish as finish
 from bll_sweeps.store.records import withdraw, write_record
-from bll_sweeps.tracking import names, open_tracker, session
+from bll_sweeps.tracking import names, open_tracker, service
 from bll_sweeps.tracking.content import Sweeps, content, identity, rows
 from bll_sweeps.tracking.publish import publish
 from bll_sweeps.tracking.server import Target
@@ -197,6 +197,24 @@ def test_tags_and_names_that_were_given_by_hand_stay(store: Path, server: WandbS
     assert set(run.tags) == before - {"region:none"} and run.display == "my favourite"
 
 
+def test_a_job_that_is_run_again_leaves_the_result_that_is_there(store: Path, server: WandbServer) -> None:
+    """As after --rerun-stale, and for weights that were pruned."""
+    assert call(store, "publish", env=server.environment()).returncode == 0
+    record = record_of(store, "train")
+    before = server.run(record.job.id).rows()
+    withdraw(record.job, "run again")
+    metrics = record.attempt.output("metrics.jsonl")
+    whole = metrics.read_text()
+    metrics.write_text("".join(whole.splitlines(keepends=True)[:5]))
+    assert call(store, "publish", "--live", env=server.environment()).returncode == 0
+    run = server.run(record.job.id)
+    assert (run.rows(), run.state) == (before, "finished") and "superseded" not in run.tags
+    metrics.write_text(whole)
+    finish(record.job, record.attempt)
+    assert call(store, "publish", "--again", env=server.environment()).returncode == 0
+    assert_complete(server, store)
+
+
 def test_one_publish_at_a_time(store: Path, server: WandbServer) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
@@ -311,8 +329,8 @@ def test_a_server_that_dies_during_a_publish_ends_it_and_the_next_completes_it(
 ) -> None:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.5)
-    monkeypatch.setattr(session, "SILENT_LOOKS", 2)
+    monkeypatch.setattr(service, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(service, "SILENT_LOOKS", 2)
 
     def die(method: str, path: str, operation: str) -> None:
         if operation == "CommitArtifact":

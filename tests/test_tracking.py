@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from analysis_store import lab_cells
 
+from bll_sweeps.errors import UsageError
 from bll_sweeps.grid.settings import Execution, Tracker
 from bll_sweeps.grid.spec import Spec
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import GENERATIONS, publish, read_record, write_jsonl, write_jsonl_gz, write_record
 from bll_sweeps.tracking import Run, names, open_tracker, session
 from bll_sweeps.tracking.content import Content, Identity, Sweeps, Table, content
+from bll_sweeps.tracking.server import Target, parse_target
 
 pytestmark = pytest.mark.usefixtures("no_account")
 ROOT = Path(__file__).resolve().parent.parent
@@ -356,3 +358,24 @@ assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
         (shown,) = leet(tmp_path / str(number), "--summary")
         assert (shown["run_id"], shown["state"]) == (JOB, "finished")
         assert shown["summary"]["trainer/global_step"] == number
+
+
+@pytest.mark.parametrize(
+    "text, entity, project",
+    [
+        ("p", "", "p"),
+        ("e/p", "e", "p"),
+        ("https://wandb.ai/e/my%20project/runs/train-0", "e", "my project"),
+        ("https://wandb.ai/wandb/examples", "wandb", "examples"),
+        ("https://forge.coreweave.com/wandb/e/p?nw=1", "e", "p"),
+        ("http://127.0.0.1:8080/e/p", "e", "p"),
+    ],
+)
+def test_a_project_is_named_or_given_by_its_address(text: str, entity: str, project: str) -> None:
+    assert parse_target(text) == Target(project, entity)
+
+
+@pytest.mark.parametrize("text", ["", "/", "a/b/c", "a?b", "https://wandb.ai/", "https://wandb.ai/e", "e/" + "p" * 129])
+def test_what_names_no_project_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="ENTITY/"):
+        parse_target(text)

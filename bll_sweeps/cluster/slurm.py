@@ -31,10 +31,9 @@ from bll_sweeps.cluster.words import plural
 from bll_sweeps.errors import JobsFailed
 from bll_sweeps.grid.build import build
 from bll_sweeps.grid.resources import Shape, shape_of
-from bll_sweeps.store.claims import Claim, acquire, live_claim, user
+from bll_sweeps.store.claims import Claim, acquire, claimed, live_claim, user
 from bll_sweeps.store.layout import Layout
 from bll_sweeps.store.records import is_done, write_json
-from jobs.attempt import claimed
 
 log = logging.getLogger("bll")
 

@@ -381,7 +381,10 @@ def tracking_problem(layout: Layout, manifest: dict[str, Any]) -> str:
     left = [path for job_id, path in found.items() if job_id not in there]
     if not left:
         return ""
-    why = max(left, key=lambda path: path.stat().st_mtime).read_text().strip()
+    try:
+        why = max(left, key=lambda path: path.stat().st_mtime).read_text().strip()
+    except FileNotFoundError:  # its attempt is being removed
+        why = "see their logs"
     return f"W&B: {plural(len(left), 'job')} not there, or not whole ({why}): `bll publish {manifest['sweep']}`"
 
 

@@ -13,7 +13,7 @@ from bll_sweeps.cluster.children import STOPPED, Child, Held, claim_job, preload
 from bll_sweeps.cluster.disk import release_weights
 from bll_sweeps.cluster.status import failure, read_manifest
 from bll_sweeps.errors import UsageError
-from bll_sweeps.store.claims import acquire, process_start
+from bll_sweeps.store.claims import acquire, claimed, process_start
 from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.store.records import is_done
 
@@ -110,7 +110,7 @@ class Worker:
 
 def run_here(layout: Layout, job_id: str) -> None:
     """Runs one job in this process (`bll run`, `python -m jobs.cell`). Raises what the job raises."""
-    from jobs.attempt import claimed, new_attempt, run_attempt
+    from jobs.attempt import new_attempt, run_attempt
 
     files: JobFiles = layout.job(job_id)
     claim = acquire(files)

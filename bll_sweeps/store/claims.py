@@ -13,8 +13,9 @@ import os
 import pwd
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -137,6 +138,25 @@ def acquire(job: Claimable, is_dead: Callable[[dict[str, Any]], bool] | None = N
     finally:
         unique.unlink(missing_ok=True)
     return Claim(job, number, path)
+
+
+@contextlib.contextmanager
+def claimed(claim: Claim) -> Iterator[Claim]:
+    """Keeps a claim alive from a thread while this process itself does the work; releases it at the end."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(5):
+            claim.beat()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield claim
+    finally:
+        stop.set()
+        thread.join()
+        claim.release()
 
 
 def live_claim(job: Claimable) -> dict[str, Any] | None:

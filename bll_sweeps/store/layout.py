@@ -19,6 +19,7 @@
   prepared/<16 hex>/               a domain's training set as token ids of one tokenizer, for all jobs
   code/<digest>-<uid>/            a snapshot of the code that a user's SLURM jobs run from
   published/<server>/<job>.json   what `bll publish` has brought to a W&B server and project
+  published/<server>/claims/      of the publish that is at work
   reports/<sweep>/                figures, tables, report.html
   dashboards/<sweep>/             workspace.json, report.json: W&B dashboards as `bll dashboard --dry-run` writes them
   cache/analysis/<sweep>/<key>/   what the analysis read, as Parquet; may be removed at any time
@@ -32,6 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bll_sweeps.errors import StoreError
+
+WANDB_PROBLEM = "problem.txt"
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Attempt:
     @property
     def wandb_problem(self) -> Path:
         """Why the attempt is not on W&B, or not all of it, although it was to be."""
-        return self.wandb / "problem.txt"
+        return self.wandb / WANDB_PROBLEM
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def save(sweep: Sweep, target: Target, tables: str = "") -> list[str]:
     """
     import wandb
 
-    from bll_sweeps.tracking.session import service
+    from bll_sweeps.tracking.service import service
 
     with service(), _errors():
         target, _ = reachable(target)

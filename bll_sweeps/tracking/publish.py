@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bll_sweeps.errors import StoreError
 from bll_sweeps.grid.spec import Spec, read_spec
-from bll_sweeps.store.claims import acquire, live_claim
+from bll_sweeps.store.claims import acquire, claimed, live_claim
 from bll_sweeps.store.layout import Attempt, Layout
 from bll_sweeps.store.records import Record, read_json_if, read_record, write_json
 from bll_sweeps.tracking import names
@@ -32,7 +32,7 @@ from bll_sweeps.tracking.server import AT_ONCE, PAGE, Target, address, reachable
 from bll_sweeps.tracking.wandb import described, is_online
 
 if TYPE_CHECKING:
-    from bll_sweeps.tracking.session import Alive
+    from bll_sweeps.tracking.service import Alive
 
 VERSION = 3  # of what a published run holds; another one brings all of them up to date, but for what was logged as rows
 FINISH_TIMEOUT_S = 900  # for what a run still has to send; a job has half a minute
@@ -97,8 +97,7 @@ def publish(
     what it confirmed written down. StoreError while another publish from this store to the same place is at work: of
     two writers of a run neither knows what it holds.
     """
-
-    from bll_sweeps.tracking.session import Alive, service
+    from bll_sweeps.tracking.service import Alive, service
 
     out = Published()
     with service() as folder, contextlib.ExitStack() as within:
@@ -107,7 +106,7 @@ def publish(
         claim = acquire(layout.published(server))
         if claim is None:
             raise StoreError(f"another `bll publish` to {out.address} is at work ({_who(layout, server)}): wait for it")
-        within.callback(claim.release)
+        within.enter_context(claimed(claim))
         sweeps, alive = sweeps_of(layout), Alive()
         work = list(_work(layout, job_ids, sweeps, server, live, again, out))
         done = itertools.count(1)
@@ -127,7 +126,6 @@ def publish(
                         brought[item.job_id] = future.result()
                     except Exception as error:  # noqa: BLE001 - wandb raises what it likes; the job is named
                         out.problems[item.job_id] = _SILENT if alive.gone else described(error)
-                    claim.beat()
                     on_job(next(done), len(work))
             finally:  # Ctrl-C leaves what has not begun, and writes down what is there
                 threads.shutdown(cancel_futures=True)
@@ -158,16 +156,16 @@ def _work(
             # A job that is online itself has its run in hand, also while it closes that after its end; two writers
             # would write over each other's rows.
             busy = bool(attempts) and is_online(spec.tracker, attempts[-1].wandb) and bool(live_claim(files))
+            known = read_json_if(layout.published(server).job(job_id))
             if record is None:
                 out.unfinished += 1
                 if busy:
                     out.online += 1
-                elif live and attempts:
+                elif live and attempts and not known:  # else it is run again, and its result is there
                     yield Item(job_id, spec, None, attempts[-1], "")
                 continue
             attempt = record.attempt
             digest = _digest(layout, spec, record, sweeps)
-            known = read_json_if(layout.published(server).job(job_id))
             if known and known["digest"] == digest and not again:
                 out.known += 1
             elif busy:
@@ -208,7 +206,8 @@ def _bring(
         finish_timeout_s=FINISH_TIMEOUT_S,
     )
     try:
-        session.require(str(rest.summary.get(names.ROWS, "")))
+        if item.record:
+            session.require(str(rest.summary.get(names.ROWS, "")))
         with session.together():
             for row in told:
                 session.log(row)
@@ -227,10 +226,13 @@ def _bring(
 def _began(attempt: Attempt, told: list[dict[str, Any]]) -> float | None:
     """When the job would have begun, had it run in one go until its attempt ended; None if that is not known."""
     provenance = read_json_if(attempt.provenance) or {}
+    if not told:
+        return datetime.fromisoformat(provenance["started_at"]).timestamp() if "started_at" in provenance else None
     if "finished_at" in provenance:
-        elapsed = float(told[-1].get("elapsed_s", 0.0)) if told else float(provenance.get("seconds", 0.0))
-        return datetime.fromisoformat(provenance["finished_at"]).timestamp() - elapsed
-    return datetime.fromisoformat(provenance["started_at"]).timestamp() if "started_at" in provenance else None
+        ended = datetime.fromisoformat(provenance["finished_at"]).timestamp()
+    else:
+        ended = attempt.output("metrics.jsonl").stat().st_mtime
+    return ended - float(told[-1].get("elapsed_s", 0.0))
 
 
 def _confirm(
@@ -261,7 +263,6 @@ def _confirm(
         mine = brought[item.job_id]
         state, lines = there.get(mine.run, ("missing", 0))
         problem = f"the server has it as {state} with {lines} of {mine.rows} rows"
-        # As when an earlier attempt was logged at other steps.
         remedy = "give another --project" if lines > mine.rows else "publish it again"
         out.problems[item.job_id] = f"{problem}; {remedy}"
 

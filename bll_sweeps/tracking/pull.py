@@ -43,7 +43,8 @@ _OUTPUT = re.compile(
     r"(metrics|sequences|disagreements)\.jsonl|scores\.[\w.-]+\.jsonl|(answers\.[\w.-]+|generations)\.jsonl\.gz"
 )
 _GRADER = re.compile(r"\w[\w.-]*")
-_PULLED = "pulled.json"  # of a pulled attempt: what came later than the record, as the server told it
+_PULLED = "pulled.json"  # of a pulled attempt: digests of the result and of what came later, as the server told them
+_TOLD = (names.ROWS, names.BESIDES)
 _JOB = re.compile(r"(pretrain|prior|train|evaluate)-[0-9a-f]{16}")
 _RUN = re.compile(rf"({_JOB.pattern})(-\d+)?")  # those after one that was superseded are numbered
 
@@ -79,7 +80,7 @@ def pull(
     """
     import wandb
 
-    from bll_sweeps.tracking.session import service
+    from bll_sweeps.tracking.service import service
 
     out = Pulled()
     with service() as folder:
@@ -149,7 +150,7 @@ def _is_here(job: JobFiles, run: Any) -> bool:
     if not is_done(job):
         return False
     pulled = read_json_if(done_attempt(job).output(_PULLED))
-    return pulled is None or pulled.get(names.BESIDES) == run.summary.get(names.BESIDES)
+    return pulled is None or all(pulled.get(name) == run.summary.get(name) for name in _TOLD)
 
 
 def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) -> None:
@@ -158,7 +159,7 @@ def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) ->
 
     job_id = _job_of(run)
     files = layout.job(job_id)
-    aside = scratch / job_id
+    aside = scratch / run.id
     with ARTIFACTS:
         artifact = api.artifact(f"{target.path}/{names.RECORD}-{run.id}:latest", type=names.RECORD)
     if any(entry.ref for entry in artifact.manifest.entries.values()):
@@ -167,7 +168,7 @@ def _fetch(api: Any, layout: Layout, target: Target, run: Any, scratch: Path) ->
     # file may come to lie at another's place.
     artifact.download(root=str(aside), skip_cache=False, multipart=False)
     _check(job_id, aside)
-    write_json(aside / _PULLED, {names.BESIDES: run.summary.get(names.BESIDES)})
+    write_json(aside / _PULLED, {name: run.summary.get(name) for name in _TOLD})
     _put(files, aside)
     shutil.rmtree(aside)  # else the whole project lies in the scratch folder in the end
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.settings import PROJECT_RULE, Tracker, is_project
@@ -18,6 +18,7 @@ from bll_sweeps.tracking.wandb import described
 
 AT_ONCE = 8  # runs that are sent or fetched in parallel
 PAGE = 200  # runs asked for in one request
+_FOLDERED = "forge.coreweave.com"  # W&B's own site; its addresses begin with /wandb
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Target:
 
 def parse_target(text: str) -> Target:
     """Of [ENTITY/]PROJECT, or of an address of the project or of something in it. UsageError for anything else."""
-    address = "://" in text
-    parts = [part for part in (urlparse(text).path if address else text).split("/") if part]
+    address, url = "://" in text, urlparse(text)
+    parts = [unquote(part) if address else part for part in (url.path if address else text).split("/") if part]
     if address:
-        parts = parts[parts[0] == "wandb" and len(parts) > 2 :][:2]  # W&B's own site has a folder of its name
+        parts = parts[url.netloc == _FOLDERED and parts[:1] == ["wandb"] :][:2]
     if len(parts) not in (1, 2) or (address and len(parts) < 2) or not is_project(parts[-1]):
         raise UsageError(f"project={text!r}: give [ENTITY/]PROJECT or the project's address; PROJECT {PROJECT_RULE}")
     return Target(parts[-1], parts[0] if len(parts) == 2 else "")

@@ -7,17 +7,12 @@ that is resumed is told only what it does not have, whoever resumes it and from 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import logging
 import math
 import os
-import sys
-import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -31,40 +26,10 @@ from bll_sweeps.tracking.content import MODEL, Content, Identity
 
 MOST_RUNS = 20  # of one job, superseded and deleted ones
 INIT_TIMEOUT_S, FINISH_TIMEOUT_S = 20, 30
-LOOK_EVERY_S, SILENT_LOOKS = 15.0, 4  # at the server while a command sends to it
-# What an outer run or shell may have set and would leak into this one, which is given all of it.
-FOREIGN = ("MODE", "SERVICE", "RUN_ID", "RESUME", "NAME", "NOTES", "TAGS", "PROJECT", "RUN_GROUP", "SWEEP_ID")
 
 log = logging.getLogger(__name__)
 
 ARTIFACTS = threading.Lock()  # held where wandb makes artifacts: its caches of them do not bear several threads
-
-
-@contextmanager
-def environment(folder: Path) -> Iterator[None]:
-    """The variables that wandb reads nowhere but from the environment, for runs that keep their files in `folder`."""
-    values: dict[str, str | None] = dict.fromkeys(f"WANDB_{name}" for name in FOREIGN)
-    values |= {
-        "WANDB_DIR": str(folder),
-        "WANDB_DATA_DIR": str(folder / "data"),
-        "WANDB_CACHE_DIR": str(folder / "cache"),
-        "WANDB_SILENT": "true",  # silent also means that it never asks for a key
-        "WANDB_ERROR_REPORTING": "false",
-    }
-    before = {key: os.environ.get(key) for key in values}
-    _set(values)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: Mapping[str, str | None]) -> None:
-    for key, value in values.items():
-        if value is None:
-            os.environ.pop(key, None)
-        else:
-            os.environ[key] = value
 
 
 class OtherResult(StoreError):
@@ -100,8 +65,8 @@ class Session:
     ):
         """supersede: which run of another result may be: only one without an end, or any. ends: whether `finish` ends
         the run for the server too, and not only this part of it. runs_here: whether this process is the job, so that
-        its machine and load belong to the run. began: when the job did (seconds since 1970), for rows that are logged
-        later.
+        its machine and load belong to the run. began: when the job did (seconds since 1970), for the times of rows that
+        are logged later.
         """
         import wandb
 
@@ -120,7 +85,6 @@ class Session:
             disable_git=True,  # a remote's address may hold a token
             disable_code=True,
             x_save_requirements=False,  # versions are in the attempt's provenance
-            x_start_time=began,
             x_stats_pid=os.getpid(),  # the default is that of the process that imported wandb
             x_update_finish_state=ends,
             x_disable_stats=not runs_here,
@@ -138,15 +102,21 @@ class Session:
         own = self._identity
         while True:
             self._number += 1
+            if self._number > MOST_RUNS:
+                raise StoreError(
+                    f"{own.id} has {MOST_RUNS} runs there that are superseded or deleted: give another --project"
+                )
             try:
                 self._begin(own.id if self._number == 1 else f"{own.id}-{self._number}")
             except Exception as error:
-                if not _was_deleted(error) or self._number == MOST_RUNS:
+                if not _was_deleted(error):
                     raise
                 continue
             if names.SUPERSEDED not in (self._run.tags or ()):
                 break
             self._leave()
+        if self.address:
+            log.info("W&B: %s", self.address)
         self._tag(own.tags)
         told, self._told = self._told, []
         for row in told:
@@ -200,7 +170,7 @@ class Session:
 
     def _move_on(self) -> None:
         """From a run of another result, if that may be superseded."""
-        allowed = self._supersede == "any" or names.ROWS not in self._before
+        allowed = self._supersede == "any" or not self._has_result
         if allowed:
             kept = [tag for tag in self._run.tags or () if not tag.startswith(names.tag("sweep", ""))]
             self._run.tags = tuple(sorted({*kept, names.SUPERSEDED}))
@@ -213,9 +183,14 @@ class Session:
             self._held = []
         self._open_next()
 
+    @property
+    def _has_result(self) -> bool:
+        """Whether the run that is gone on with holds a finished result."""
+        return names.ROWS in self._before
+
     def _leave(self) -> None:
         """What the run was it stays: finished, if it had a result."""
-        self._run.finish(exit_code=0 if names.ROWS in self._before else 1)
+        self._run.finish(exit_code=0 if self._has_result else 1)
 
     @property
     def address(self) -> str:
@@ -228,7 +203,8 @@ class Session:
         result = {key: value for key, value in row.items() if key not in TIMING}
         self._chain.update(json.dumps(result, sort_keys=True).encode())
         so_far = f"{self.count + 1}:{self._chain.hexdigest()[:16]}"
-        if so_far != self._agreed and self._agreed.startswith(f"{self.count + 1}:"):
+        unknown = self._had and not self._agreed and not self._has_result
+        if unknown or (so_far != self._agreed and self._agreed.startswith(f"{self.count + 1}:")):
             return self._move_on()
         values = {names.curve(key): value for key, value in names.flat(row).items()}
         at = None if self._began is None else self._began + float(row.get("elapsed_s", 0.0))
@@ -284,7 +260,8 @@ class Session:
     def _log(self, values: dict[str, Any], at: float | None = None) -> None:
         if self.count >= self._had:
             if self._held is None:
-                self._run.log(values, step=self.count, commit=True)
+                time_of_it = {} if at is None else {"_timestamp": at}
+                self._run.log(values | time_of_it, step=self.count, commit=True)
             else:
                 self._held.append(_row(values, self.count, at))
         self.count += 1
@@ -358,84 +335,3 @@ def _record(job_id: str, content: Content) -> Any:
         with artifact.new_file(name, encoding="utf-8") as file:
             json.dump(value, file, sort_keys=True)
     return artifact
-
-
-def teardown() -> None:
-    """Ends wandb's helper process, once it has sent what it has."""
-    end = getattr(sys.modules.get("wandb"), "teardown", None)  # an import may have been interrupted
-    if end is not None:
-        end()
-
-
-class Alive:
-    """Watches the server while a command sends to it: one that is silent for long would hold the command up for as long
-    as every run's timeout in turn. `gone` is true from then on, and wandb-core is killed, so that nobody waits.
-    """
-
-    def __init__(self) -> None:
-        import wandb
-
-        self.gone = False
-        self._url, self._stopped = wandb.setup().settings.base_url, threading.Event()
-
-    def watch(self) -> None:
-        """Until stop()."""
-        self._stopped.clear()
-        if not self.gone and _answers(self._url):  # else it is only wandb that reaches it, by a way of its own
-            threading.Thread(target=self._look, name="alive", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _look(self) -> None:
-        silent = 0
-        while not self._stopped.wait(LOOK_EVERY_S):
-            silent = 0 if _answers(self._url) else silent + 1
-            if silent == SILENT_LOOKS:
-                self.gone = True
-                log.warning("W&B at %s does not answer any more: publishing ends", self._url)
-                return kill_service()
-
-
-def _answers(url: str) -> bool:
-    """Whatever it answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=LOOK_EVERY_S):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
-
-
-def kill_service() -> None:
-    """Kills this process's wandb-core: whoever waits for it gets an error, wandb's exit hook does not wait either, and
-    the next run starts another one.
-    """
-    try:
-        from wandb.sdk import wandb_setup
-        from wandb.sdk.lib.service import service_token
-
-        connection = wandb_setup.singleton()._connection
-        if connection is None or connection._proc is None:
-            return
-        connection._finalizer._queue.put(None)  # else its thread fails, with a traceback, at what is collected later
-        connection._proc._process.kill()
-        if connection._cleanup is not None:
-            connection._cleanup()
-        service_token.clear_service_in_env()
-        wandb_setup._singleton = None
-    except Exception:  # best effort: there is nothing left to do about it
-        log.debug("wandb-core could not be killed", exc_info=True)
-
-
-@contextmanager
-def service() -> Iterator[Path]:
-    """For a command that talks to a server: wandb's surroundings for as long as it does, with a folder for files that
-    need not stay.
-    """
-    with tempfile.TemporaryDirectory(prefix="bll-wandb-") as folder, environment(Path(folder)):
-        try:
-            yield Path(folder)
-        finally:
-            teardown()

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bll_sweeps.errors import StoreError, UsageError, one_of
 from bll_sweeps.grid.settings import Tracker
+from bll_sweeps.store.layout import WANDB_PROBLEM
+from bll_sweeps.store.records import write_text
 from bll_sweeps.tracking.content import Content, Identity
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class _WandbRun(Run):
     """Feeds the thread that owns the wandb run."""
 
     def __init__(self, mode: Literal["offline", "online"], settings: Tracker, identity: Identity, folder: Path):
-        from bll_sweeps.tracking.session import environment
+        from bll_sweeps.tracking.service import environment
 
         self._mode, self._settings, self._identity, self._folder = mode, settings, identity, folder
         self._queue: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -121,7 +123,7 @@ class _WandbRun(Run):
     def close(self, ok: bool) -> None:
         if self._closed:
             return
-        from bll_sweeps.tracking.session import kill_service
+        from bll_sweeps.tracking.service import kill_service
 
         self._closed = True
         self._queue.put(("close", ok))
@@ -138,7 +140,7 @@ class _WandbRun(Run):
             self._warned = True
             with contextlib.suppress(OSError):
                 self._folder.mkdir(parents=True, exist_ok=True)
-                (self._folder / "problem.txt").write_text(problem + "\n")  # Attempt.wandb_problem, for `bll status`
+                write_text(self._folder / WANDB_PROBLEM, f"{problem}\n")  # for `bll status`
             log.warning(
                 "W&B %s; the job goes on, its own files are complete (%s), and `bll publish` brings them to the server",
                 problem,
@@ -151,8 +153,6 @@ class _WandbRun(Run):
         try:
             with _yielding():
                 session = self._start()
-            if session.address:
-                log.info("W&B: %s", session.address)
             for action, value in iter(self._queue.get, None):
                 if action == "close":
                     session.finish(value)
@@ -187,7 +187,7 @@ class _WandbRun(Run):
 
     def _stop(self, session: Session | None) -> None:
         """Ends wandb's helper process: in this process another job may follow, with folders of its own."""
-        from bll_sweeps.tracking.session import teardown
+        from bll_sweeps.tracking.service import teardown
 
         if self._abandoned:
             return

@@ -14,11 +14,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from bll_sweeps.errors import UsageError
+from bll_sweeps.errors import StoreError, UsageError
 from bll_sweeps.grid.spec import read_spec
-from bll_sweeps.store.layout import Layout
+from bll_sweeps.store.layout import JobFiles, Layout
 from bll_sweeps.tracking.content import title
-from bll_sweeps.tracking.session import environment
+from bll_sweeps.tracking.service import environment
 
 EVERY_S = 5.0
 
@@ -31,10 +31,16 @@ def runs(layout: Layout, job_ids: Sequence[str]) -> dict[str, Path]:
         for attempt in reversed(files.attempts()):
             found = sorted(attempt.wandb.glob("wandb/*run-*"))
             if found:
-                name = re.sub(r"[^\w.=-]+", "-", title(read_spec(files)))
-                out[f"run-{name}-{job_id[-4:]}"] = found[-1]  # the viewer lists what begins with run-
+                out[f"run-{_called(files)}"] = found[-1]  # the viewer lists what begins with run-
                 break
     return out
+
+
+def _called(files: JobFiles) -> str:
+    try:
+        return re.sub(r"[^\w.=-]+", "-", f"{title(read_spec(files))} {files.id[-4:]}")
+    except StoreError:  # that job's own affair
+        return files.id
 
 
 def watch(layout: Layout, job_ids: Sequence[str]) -> int:
